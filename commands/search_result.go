@@ -1,0 +1,164 @@
+package commands
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"dbgsh/vm"
+)
+
+// searchResult is what a search found.
+type searchResult struct {
+	scan     *vm.ScanResult
+	mappings []vm.Mapping // what was searched
+	bits     int
+	notes    []string
+}
+
+// Selected is the mappings that hold hits.
+func (r *searchResult) Selected() *vm.Map {
+	m := &vm.Map{AddressBits: r.bits}
+	last := -1
+	for _, h := range r.scan.Hits.All() {
+		if h.Mapping != last {
+			m.Mappings = append(m.Mappings, r.mappings[h.Mapping])
+			last = h.Mapping
+		}
+	}
+	return m
+}
+
+// WriteText is a row for each hit, the notes, and what was searched.
+func (r *searchResult) WriteText(t *Text) {
+	titles := make(map[int]string)
+	for _, h := range r.scan.Hits.All() {
+		title, ok := titles[h.Mapping]
+		if !ok {
+			title = r.mappings[h.Mapping].ShortTitle()
+			titles[h.Mapping] = title
+		}
+		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-15s", title)
+		t.Printf(Plain, " %#-*x  %-*s  %s\n", r.bits/4+2, h.Address, 3*vm.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
+	}
+	for _, n := range r.notes {
+		t.Print(Plain, n+"\n")
+	}
+	t.Print(Plain, r.summary()+"\n")
+}
+
+// hexPreview is bytes in hex, in two halves.
+func hexPreview(b []byte) string {
+	var s strings.Builder
+	for i, c := range b {
+		switch {
+		case i == vm.PreviewSize/2:
+			s.WriteString("  ")
+		case i > 0:
+			s.WriteByte(' ')
+		}
+		fmt.Fprintf(&s, "%02x", c)
+	}
+	return s.String()
+}
+
+// textPreview is bytes as ASCII, with a dot for what is not.
+func textPreview(b []byte) string {
+	text := make([]byte, len(b))
+	for i, c := range b {
+		if text[i] = c; c < ' ' || c > '~' {
+			text[i] = '.'
+		}
+	}
+	return string(text)
+}
+
+// summary is the line that says what was searched and what was not.
+func (r *searchResult) summary() string {
+	var b strings.Builder
+	b.WriteString(count(int(r.scan.Count), "hit"))
+	switch {
+	case r.scan.LimitReached:
+		b.WriteString(" (stopped there; -l sets the limit)")
+	case r.scan.CapReached:
+		b.WriteString(" (stopped there: no more are kept)")
+	}
+	fmt.Fprintf(&b, "; searched %s in %s", byteSize(r.scan.SearchedBytes), count(r.scan.SearchedMappings, "mapping"))
+	if un := r.scan.UnreadMappings(r.mappings); len(un) > 0 {
+		whole, parts := 0, []vm.UnreadMapping{}
+		for _, u := range un {
+			if u.Whole {
+				whole++
+			} else {
+				parts = append(parts, u)
+			}
+		}
+		fmt.Fprintf(&b, "; %d could not be read (", len(un))
+		if whole > 0 {
+			fmt.Fprintf(&b, "%d whole", whole)
+		}
+		if len(parts) > 0 {
+			if whole > 0 {
+				b.WriteString(", ")
+			}
+			fmt.Fprintf(&b, "%d from %#x", len(parts), parts[0].First)
+		}
+		b.WriteString(")")
+	}
+	if r.scan.Partial != nil {
+		fmt.Fprintf(&b, "; partial: %v", r.scan.Partial)
+	}
+	return b.String()
+}
+
+// byteSize is a number of bytes for people: 512 bytes, 24.0 KiB, 1.5 GiB.
+func byteSize(n uint64) string {
+	if n < 1024 {
+		return count(int(n), "byte")
+	}
+	v, unit := float64(n), 0
+	for v >= 1024 && unit < 6 {
+		v /= 1024
+		unit++
+	}
+	return fmt.Sprintf("%.1f %ciB", v, " KMGTPE"[unit])
+}
+
+// MarshalJSON is {"hits":[...],"searched_bytes":N,...}.
+func (r *searchResult) MarshalJSON() ([]byte, error) {
+	type hit struct {
+		Address hexNumber `json:"address"`
+		Mapping string    `json:"mapping"`
+		Preview string    `json:"preview"` // hex
+	}
+	type unread struct {
+		Start hexNumber `json:"start"`
+		End   string    `json:"end"` // exclusive
+	}
+	out := struct {
+		Hits             []hit    `json:"hits"`
+		Count            uint64   `json:"count"`
+		SearchedBytes    uint64   `json:"searched_bytes"`
+		SearchedMappings int      `json:"searched_mappings"`
+		Unread           []unread `json:"unread"`
+		LimitReached     bool     `json:"limit_reached"`
+		Partial          string   `json:"partial,omitempty"` // why the search ended early
+		Notes            []string `json:"notes"`
+	}{
+		Hits: make([]hit, 0, r.scan.Hits.Len()), Count: r.scan.Count,
+		SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
+		Unread: []unread{}, LimitReached: r.scan.LimitReached || r.scan.CapReached,
+		Notes: append([]string{}, r.notes...),
+	}
+	for _, h := range r.scan.Hits.All() {
+		out.Hits = append(out.Hits, hit{hexNumber(h.Address), r.mappings[h.Mapping].Title(), hex.EncodeToString(h.Preview)})
+	}
+	for _, u := range r.scan.Unread {
+		out.Unread = append(out.Unread, unread{hexNumber(u.Start), "0x" + u.EndHex()})
+	}
+	if r.scan.Partial != nil {
+		out.Partial = r.scan.Partial.Error()
+	}
+	return json.Marshal(out)
+}

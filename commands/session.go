@@ -1,0 +1,35 @@
+package commands
+
+import (
+	"context"
+	"encoding/binary"
+
+	"dbgsh/target"
+	"dbgsh/vm"
+)
+
+// Session is what commands work with: one debuggee, its map, and the settings.
+type Session struct {
+	Debuggee Debuggee
+	Maps     *vm.Cache
+	Registry *Registry
+	Settings *Settings
+}
+
+// Debuggee is what commands need of the target. Its methods may be called
+// from one goroutine at a time.
+type Debuggee interface {
+	// Evaluate is the value of a GDB expression that is an integer or a
+	// pointer, an array or a function (its address); a negative integer comes in two's
+	// complement, and negative is true. A *target.ValueError says that GDB
+	// does not know it as such; other errors say that GDB could not be asked.
+	Evaluate(ctx context.Context, expr string) (value uint64, negative bool, err error)
+	// Memory reads the debuggee's memory; close it after use.
+	Memory(ctx context.Context) (target.Memory, error)
+	// Arch is the pointer size in bytes and the byte order of the debuggee.
+	Arch(ctx context.Context) (ptr int, order binary.ByteOrder, err error)
+	// Program is the path of the program's file, "" where none is loaded.
+	Program(ctx context.Context) (string, error)
+	// Help is what GDB's help says of a topic.
+	Help(ctx context.Context, topic string) (string, error)
+}

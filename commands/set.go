@@ -1,0 +1,63 @@
+package commands
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+)
+
+func set() Command {
+	return Command{
+		Name:     "set",
+		Group:    Shell,
+		Args:     "SETTING VALUE",
+		Short:    "Change a setting of dbgsh; other settings are GDB's.",
+		Examples: []Example{{"set pager off", "never wait with long results"}},
+		Verbatim: true,
+		NoRepeat: true,
+		Complete: CompleteSetting,
+		Run: func(_ context.Context, s *Session, in Input) (Result, error) {
+			name, value, _ := strings.Cut(strings.TrimSpace(in.Tail), " ")
+			if s.Settings.find(name) == nil {
+				return nil, ErrForGDB
+			}
+			if err := s.Settings.Set(name, strings.TrimSpace(value)); err != nil {
+				return nil, &UsageError{err}
+			}
+			return nil, nil
+		},
+	}
+}
+
+func show() Command {
+	return Command{
+		Name:     "show",
+		Group:    Shell,
+		Args:     "SETTING",
+		Short:    "Show a setting of dbgsh; other settings are GDB's.",
+		Examples: []Example{{"show pager", "whether long results wait"}},
+		Verbatim: true,
+		Complete: CompleteSetting,
+		Run: func(_ context.Context, s *Session, in Input) (Result, error) {
+			name := strings.TrimSpace(in.Tail)
+			one := s.Settings.find(name)
+			if one == nil {
+				return nil, ErrForGDB
+			}
+			return &settingResult{*one}, nil
+		},
+	}
+}
+
+// settingResult is one setting.
+type settingResult struct{ Setting }
+
+// WriteText is one line.
+func (r *settingResult) WriteText(t *Text) {
+	t.Printf(Plain, "%s is %s: %s\n", r.Name, r.value, r.Short)
+}
+
+// MarshalJSON is {"setting","value"}.
+func (r *settingResult) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]string{"setting": r.Name, "value": r.value})
+}

@@ -1,0 +1,222 @@
+package commands
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"dbgsh/vm"
+)
+
+func vmmap() Command {
+	return Command{
+		Name:  "vmmap",
+		Group: Memory,
+		Args:  "[REGION ...]",
+		Short: "Show the memory map of the debuggee.",
+		Long: `Without REGION all mappings are shown. A REGION is one of
+
+  0xA-0xB    the mappings that have a byte in this range, its end exclusive
+  EXPR       an expression that GDB knows as an integer or a pointer, such as
+             $rsp+8, main or *ptr: the mapping that holds this address
+  /REGEXP/   the mappings in whose name the regular expression finds a match
+  TEXT       anything else: the mappings whose name contains the text
+
+Several are joined by "or". --addr and --name force the second and the last
+reading. A REGION with blanks in it wants quotes. A mapping that has no name is
+shown as [anon_0xN], N being its start without the low 12 bits, and is found by
+that name with or without the 0x.
+
+Where a REGION is given, the mappings that match begin with a mark, each goes
+with its neighbours (see -A and -B), and a row that holds an address asked for
+ends with the address's offset in it.
+
+The map is read anew after every stop and after everything that GDB was told,
+and only when it is asked for. What is not known is shown as ?.`,
+		Examples: []Example{
+			{"vmmap", "everything"},
+			{"vmmap $sp", "the mapping that the stack pointer points into, and its neighbours"},
+			{"vmmap -A0 -B0 libc /ld.*so/", "libc and the dynamic linker alone"},
+			{"vmmap --perm rw?s", "what is readable, writable and shared"},
+			{"vmmap -w libc | search -p main", "pointers to main in libc's writable memory"},
+			{"vmmap | !sort -k4 | head", "the text, through the shell"},
+		},
+		Complete: CompleteRegion,
+		Setup: func(f *pflag.FlagSet) RunFunc {
+			var o selection
+			var filter vm.Filter
+			o.flags(f, "x")
+			f.IntVarP(&filter.After, "lines-after", "A", 1, "show `N` mappings after each match")
+			f.IntVarP(&filter.Before, "lines-before", "B", 1, "show `N` mappings before each match")
+			return func(ctx context.Context, s *Session, in Input) (Result, error) {
+				if err := filter.Check(); err != nil {
+					return nil, &UsageError{err}
+				}
+				chosen, err := o.filter(ctx, s, in.Args)
+				if err != nil {
+					return nil, err
+				}
+				chosen.Before, chosen.After = filter.Before, filter.After
+				return runVmmap(ctx, s, chosen, in.Pipe)
+			}
+		},
+	}
+}
+
+func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result, error) {
+	m, sel, err := choose(ctx, s, f, pipe)
+	if err != nil {
+		return nil, err
+	}
+	res := &mapResult{
+		rows:   sel.Rows,
+		marked: len(f.Regions) > 0,
+		bits:   m.AddressBits,
+		notes:  slices.Clone(m.Notes),
+	}
+	if len(sel.Rows) == 0 && len(m.Mappings) > 0 {
+		res.notes = append(res.notes, noneNote(m, f))
+	}
+	if sel.Undecided > 0 {
+		res.notes = append(res.notes, undecidedNote(sel.Undecided))
+	}
+	return res, nil
+}
+
+// mapResult is rows of a memory map.
+type mapResult struct {
+	rows   []vm.Row
+	marked bool // the rows that match are to be told from their neighbours
+	bits   int  // width of the addresses
+	notes  []string
+}
+
+// Selected is the mappings that matched.
+func (r *mapResult) Selected() *vm.Map {
+	matches := (&vm.Selection{Rows: r.rows}).Matches()
+	return &vm.Map{AddressBits: r.bits, Notes: r.notes, Mappings: partsOf(matches)}
+}
+
+// styleOf is the kind of memory that a mapping is.
+func styleOf(m *vm.Mapping) Style {
+	w, x := m.Perm.Is(vm.Write), m.Perm.Is(vm.Exec)
+	switch {
+	case w && x:
+		return RWX
+	case strings.HasPrefix(m.Name, "[stack"):
+		return Stack
+	case strings.HasPrefix(m.Name, "[heap"):
+		return Heap
+	case x:
+		return Code
+	case w:
+		return Data
+	case m.Perm.Is(vm.Read):
+		return ROData
+	}
+	return Plain
+}
+
+// legend is the styles of mappings with their names.
+func legend() []struct {
+	style Style
+	name  string
+} {
+	return []struct {
+		style Style
+		name  string
+	}{{Stack, "STACK"}, {Heap, "HEAP"}, {Code, "CODE"}, {Data, "DATA"}, {RWX, "WX"}, {ROData, "RODATA"}}
+}
+
+// mark stands before a row that matches.
+const mark = "►"
+
+// WriteText shows the rows as a table, then the notes.
+func (r *mapResult) WriteText(t *Text) {
+	if len(r.rows) > 0 {
+		if t.Coloured() {
+			t.Print(Faint, "LEGEND:")
+			for _, l := range legend() {
+				t.Print(Plain, " ")
+				t.Print(l.style, l.name)
+			}
+			t.Print(Plain, "\n")
+		}
+		r.writeTable(t)
+	}
+	for _, n := range r.notes {
+		t.Print(Plain, n+"\n")
+	}
+}
+
+func (r *mapResult) writeTable(t *Text) {
+	width := 18 // 0x and 16 digits
+	if r.bits == 32 {
+		width = 10
+	}
+	sizeWidth, offsetWidth := 8, 6
+	indent := ""
+	for i := range r.rows {
+		row := &r.rows[i]
+		width = max(width, len(row.EndHex())+2)
+		sizeWidth = max(sizeWidth, len(fmt.Sprintf("%x", row.Size)))
+		offsetWidth = max(offsetWidth, len(fmt.Sprintf("%x", row.Offset)))
+		if r.marked && row.Match && len(fmt.Sprintf("%#x", row.Start)) >= width {
+			indent = " " // no room for the mark in the column of the start
+		}
+	}
+	t.Printf(Title, "%s%*s %*s Perm %*s %*s File\n", indent, width, "Start", width, "End", sizeWidth, "Size", offsetWidth, "Offset")
+	for i := range r.rows {
+		row := &r.rows[i]
+		line := fmt.Sprintf("%s%#*x %*s %v %*x %*x %s", indent, width, row.Start, width, "0x"+row.EndHex(),
+			row.Perm, sizeWidth, row.Size, offsetWidth, row.Offset, row.Title())
+		for _, a := range row.Addrs {
+			line += fmt.Sprintf(" +%#x", a-row.Start)
+		}
+		if r.marked && row.Match {
+			line = mark + line[1:]
+		}
+		t.Print(styleOf(&row.Mapping), line+"\n")
+	}
+}
+
+// jsonMapping is how JSON shows a mapping.
+type jsonMapping struct {
+	Start     hexNumber `json:"start"`
+	End       string    `json:"end"` // exclusive; can be 2^64
+	Size      uint64    `json:"size"`
+	Perm      string    `json:"perm"`
+	Offset    uint64    `json:"offset"`
+	Name      string    `json:"name"`
+	NameBytes string    `json:"name_bytes,omitempty"` // hex, where Name is escaped
+	Source    vm.Source `json:"source"`
+	Match     bool      `json:"match"`
+}
+
+func jsonOf(m *vm.Mapping, match bool) jsonMapping {
+	j := jsonMapping{
+		Start: hexNumber(m.Start), End: "0x" + m.EndHex(), Size: m.Size, Perm: m.Perm.String(),
+		Offset: m.Offset, Name: m.Title(), Source: m.Source, Match: match,
+	}
+	if m.Name != "" && j.Name != m.Name {
+		j.NameBytes = hex.EncodeToString([]byte(m.Name))
+	}
+	return j
+}
+
+// MarshalJSON is {"mappings":[...],"notes":[...]}.
+func (r *mapResult) MarshalJSON() ([]byte, error) {
+	out := struct {
+		Mappings []jsonMapping `json:"mappings"`
+		Notes    []string      `json:"notes"`
+	}{make([]jsonMapping, len(r.rows)), append([]string{}, r.notes...)}
+	for i := range r.rows {
+		out.Mappings[i] = jsonOf(&r.rows[i].Mapping, r.rows[i].Match)
+	}
+	return json.Marshal(out)
+}

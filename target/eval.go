@@ -1,0 +1,173 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"dbgsh/target/mi"
+)
+
+// ValueError says that GDB does not know an expression as an integer, a
+// pointer, an array or a function.
+type ValueError struct {
+	Expr string
+	Why  string // GDB's words, or what the expression is instead
+}
+
+func (e *ValueError) Error() string { return e.Expr + ": " + e.Why }
+
+// Evaluate is the value of an expression that is an integer or a pointer; an
+// array, a function or a symbol without a type counts as its address. A
+// negative integer comes in two's complement, and negative is true. The error
+// is a *ValueError where GDB does not know it as such.
+//
+// Nothing runs in the debuggee unless the expression itself calls it.
+func (t *Target) Evaluate(ctx context.Context, expr string) (value uint64, negative bool, err error) {
+	if v, err := strconv.ParseUint(expr, 0, 64); err == nil && !strings.ContainsAny(expr, "_bBoO") {
+		return v, false, nil
+	}
+	typ, err := t.typeOf(ctx, expr)
+	if err != nil {
+		return 0, false, asValueError(expr, err)
+	}
+	operand := expr
+	switch typ.kind {
+	case kindAggregate, kindFloat, kindVoid:
+		return 0, false, &ValueError{expr, "is " + typ.name + ", no integer or pointer"}
+	case kindPlace:
+		operand = "&(" + expr + ")"
+	}
+	if strings.ContainsAny(expr, "(=") || strings.Contains(expr, "++") || strings.Contains(expr, "--") {
+		defer t.changed() // it may have called or assigned
+	}
+	res, err := t.send(ctx, "data-evaluate-expression", operand)
+	if err != nil {
+		return 0, false, asValueError(expr, err)
+	}
+	if v, neg, ok := parseValue(res.Str("value")); ok {
+		return v, neg, nil
+	}
+	// Enumerators, booleans and flag registers are shown by name.
+	text, err := t.query(ctx, "output/d "+operand)
+	if err != nil {
+		return 0, false, asValueError(expr, err)
+	}
+	if v, neg, ok := parseValue(text); ok {
+		return v, neg, nil
+	}
+	return 0, false, &ValueError{expr, fmt.Sprintf("is %q, no integer or pointer", res.Str("value"))}
+}
+
+func asValueError(expr string, err error) error {
+	var said *mi.Error
+	if errors.As(err, &said) {
+		return &ValueError{expr, said.Msg}
+	}
+	return err
+}
+
+// parseValue reads how GDB prints an integer or a pointer: -5, 65 'A', 0x7ff0
+// <main+4>, (char *) 0x0, {int (void)} 0x1139 <main>, @0x7ffc: 3.
+func parseValue(text string) (value uint64, negative, ok bool) {
+	s := text
+	for {
+		switch {
+		case strings.HasPrefix(s, "("):
+			s = skipBracketed(s, '(', ')')
+		case strings.HasPrefix(s, "{"):
+			s = skipBracketed(s, '{', '}')
+		case strings.HasPrefix(s, "@0x"): // a reference
+			_, after, found := strings.Cut(s, ": ")
+			if !found {
+				return 0, false, false
+			}
+			s = after
+			continue
+		default:
+			s, _, _ = strings.Cut(s, " ")
+			if v, err := strconv.ParseUint(s, 0, 64); err == nil {
+				return v, false, true
+			}
+			v, err := strconv.ParseInt(s, 0, 64)
+			return uint64(v), true, err == nil
+		}
+		after, found := strings.CutPrefix(s, " ")
+		if !found {
+			return 0, false, false
+		}
+		s = after
+	}
+}
+
+// skipBracketed is s behind the bracket that closes its first one, else "".
+func skipBracketed(s string, open, shut byte) string {
+	depth := 0
+	for i := range len(s) {
+		switch s[i] {
+		case open:
+			depth++
+		case shut:
+			if depth--; depth == 0 {
+				return s[i+1:]
+			}
+		}
+	}
+	return ""
+}
+
+// exprType is the type of an expression as far as Evaluate cares.
+type exprType struct {
+	kind typeKind
+	name string
+}
+
+type typeKind uint8
+
+const (
+	kindScalar    typeKind = iota // an integer, a pointer, an enumeration ...
+	kindPlace                     // an array, a function, a symbol without a type: its address counts
+	kindAggregate                 // a structure, union or class
+	kindFloat
+	kindVoid
+)
+
+// typeOf asks GDB for the type of an expression, which evaluates nothing.
+func (t *Target) typeOf(ctx context.Context, expr string) (exprType, error) {
+	text, err := t.query(ctx, "ptype/mt "+expr)
+	if err != nil {
+		return exprType{}, err
+	}
+	return classify(text), nil
+}
+
+// classify reads what ptype prints.
+func classify(text string) exprType {
+	text = strings.TrimSpace(text)
+	typ := strings.TrimPrefix(text, "type = ")
+	first, _, _ := strings.Cut(typ, " {")
+	x := exprType{name: first}
+	end := strings.TrimSpace(strings.TrimRight(typ, "&"))
+	for _, q := range []string{" const", " volatile", " restrict"} {
+		end = strings.TrimSuffix(end, q)
+	}
+	isEnd := func(s string) bool { return strings.HasSuffix(end, s) }
+	switch {
+	case isEnd("*"):
+	case isEnd("]"), isEnd(")") && !strings.Contains(end, "(*)"), strings.HasPrefix(typ, "<"):
+		x.kind = kindPlace
+	case isEnd("}"):
+		for _, agg := range []string{"struct", "union", "class"} {
+			if first == agg || strings.HasPrefix(first, agg+" ") {
+				x.kind = kindAggregate
+			}
+		}
+	case isEnd("void"):
+		x.kind = kindVoid
+	case strings.Contains(end, "float"), strings.Contains(end, "double"), isEnd("f32"), isEnd("f64"):
+		x.kind = kindFloat
+	}
+	return x
+}

@@ -1,0 +1,796 @@
+package mi
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ticker counts in a loop, so that it can be interrupted, stepped and read.
+const ticker = `
+volatile long count;
+char big[100000];
+int twice(int n) { return 2 * n; }
+int main(void) {
+	for (int i = 0; i < (int)sizeof big; i++) big[i] = 'a' + i % 26;
+	for (;;) {
+		count = twice(count) + 1;
+		count++;
+	}
+}
+`
+
+func TestStartErrors(t *testing.T) {
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, []byte("#!/nonexistent\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		command []string
+		want    string
+	}{
+		{[]string{"/bin/false"}, "exited with status 1"},
+		{[]string{"no-such-gdb-here"}, "not found"},
+		{[]string{"/no/such/gdb"}, "no such file"},
+		{[]string{plain}, "permission denied"},
+		{[]string{"/"}, "directory"},
+		{[]string{"sh", "-c", "echo first; echo broken gdb >&2; kill -9 $$"}, "killed by signal 9 (SIGKILL): broken gdb\nfirst"},
+		{[]string{"sh", "-c", "cat"}, "it does not speak GDB/MI"},
+		{nil, "no command"},
+	} {
+		_, err := Start(testContext(t), Config{Command: c.command})
+		var se *StartError
+		if !errors.As(err, &se) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: %v, want %q", c.command, err, c.want)
+		}
+	}
+	// Programs that are no GDB, and one that ignores everything.
+	for _, command := range [][]string{{"sh", "-c", "sleep 1000"}, {"sh", "-c", "trap '' INT TERM; while :; do read x || sleep 1; done"}} {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		_, err := Start(ctx, Config{Command: command, Grace: 20 * time.Millisecond})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%q: %v", command, err)
+		}
+	}
+	noGoroutines(t)
+}
+
+// The relay and GDB are in sessions of their own: a terminal's Ctrl-C, Ctrl-Z
+// and hang-up do not reach them.
+func TestSessions(t *testing.T) {
+	c := fake(t, "", Config{})
+	seen := map[int]bool{}
+	for _, pid := range []int{os.Getpid(), c.relay.pid, c.PID()} {
+		sid, err := unix.Getsid(pid)
+		if err != nil || seen[sid] {
+			t.Errorf("process %d has session %d (%v)", pid, sid, err)
+		}
+		seen[sid] = true
+	}
+	if ppid := parent(t, c.PID()); ppid != c.relay.pid {
+		t.Errorf("GDB's parent is %d, not the relay", ppid)
+	}
+}
+
+func parent(t *testing.T, pid int) int {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	n, _ := strconv.Atoi(strings.Fields(rest)[1])
+	return n
+}
+
+// What a GDB may print, seen through the whole client.
+func TestForeignText(t *testing.T) {
+	var stray buffer
+	c := fake(t, "", Config{Stray: &stray})
+	ctx := testContext(t)
+	if !strings.Contains(stray.String(), "fake") {
+		t.Errorf("stray text %q", stray.String())
+	}
+	for _, c2 := range []struct{ say, want string }{
+		{"abc$T^done\n", "abc"},
+		{"^done\n123^done\n1^error,msg=\"x\"\n2^done$T^done\n", "^done\n123^done\n1^error,msg=\"x\"\n2^done"},
+		{strings.Repeat("x", 200000) + "\n$T^done\n", strings.Repeat("x", 200000) + "\n"},
+		{"\x00\xff\x1b[31m\n$T^done\n", "\x00\xff\x1b[31m\n"},
+	} {
+		file := filepath.Join(t.TempDir(), "say")
+		if err := os.WriteFile(file, []byte(c2.say), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := len(stray.String())
+		if _, err := c.Send(ctx, "say", "file:"+file); err != nil {
+			t.Errorf("%.40q: %v", c2.say, err)
+		}
+		if got := stray.String()[before:]; got != c2.want {
+			t.Errorf("%.40q: printed %.60q", c2.say, got)
+		}
+	}
+	var e *Error
+	for say, code := range map[string]string{
+		"$T^done,a={\n": codeMalformed,
+		"$T^error,msg=\"no\",code=\"undefined-command\"\n": "undefined-command",
+	} {
+		if _, err := c.Send(ctx, "say", say); !errors.As(err, &e) || e.Code != code {
+			t.Errorf("%s: %v", say, err)
+		}
+	}
+}
+
+// A long result keeps its data, and so does a long event.
+func TestLongRecords(t *testing.T) {
+	events := make(chan Event, 1)
+	c := fake(t, "", Config{Handler: func(e Event) { events <- e }})
+	want := strings.Repeat(`0123456789é"\`, 100000)
+	body := `a={b=["` + printchar([]byte(want)) + `"]}` + "\n"
+	file := filepath.Join(t.TempDir(), "say")
+	if err := os.WriteFile(file, []byte("=memory-changed,"+body+"$T^done,"+body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Send(testContext(t), "say", "file:"+file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Tuple("a").Strings("b"); len(got) != 1 || got[0] != want {
+		t.Errorf("the result is damaged (%d elements)", len(got))
+	}
+	e := <-events
+	if got := e.Payload.Tuple("a").Strings("b"); e.Kind != "notify" || e.Class != "memory-changed" || len(got) != 1 || got[0] != want {
+		t.Errorf("the event is damaged: %s %s", e.Kind, e.Class)
+	}
+}
+
+func TestQuoting(t *testing.T) {
+	c := realGDB(t, Config{})
+	ctx := testContext(t)
+	for _, s := range []string{"", " a", "a b", `"`, `\`, `\n`, "'", "é", "\u00a0\u200b", "tab\there", "line\nbreak", "\r\x01\x7f", "\xff\xfe", "#x", "--y", "-"} {
+		// Sets a user variable's MI attribute and reads it back: argv as it came.
+		if _, err := c.Send(ctx, "gdb-set", "confirm", "off"); err != nil {
+			t.Fatal(err)
+		}
+		_, err := c.Send(ctx, "environment-cd", "/no/such"+s)
+		if err == nil || !strings.Contains(err.Error(), "/no/such"+s+":") {
+			t.Errorf("%q came as %v", s, err)
+		}
+	}
+	var e *Error
+	for _, bad := range []struct{ op, arg string }{{"a\nb", ""}, {"", ""}, {"a\x00", ""}, {"environment-cd", "a\x00b"}} {
+		if _, err := c.Send(ctx, bad.op, bad.arg); err == nil || errors.As(err, &e) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if err := c.Console(ctx, "echo a\x00b", nil); err == nil || errors.As(err, &e) {
+		t.Error(err)
+	}
+	// An empty argument counts.
+	if _, err := c.Send(ctx, "info-gdb-mi-command", ""); err != nil {
+		t.Error(err)
+	}
+	if got := console(t, c, `echo "é" \\ # \n`); got != "\"é\" \\ # \n" {
+		t.Errorf("echo gave %q", got)
+	}
+	if got := console(t, c, "python\nfor i in range(2):\n  print(i)"); got != "0\n1\n" {
+		t.Errorf("lines of Python gave %q", got)
+	}
+}
+
+// GDB's own ways to print what is no MI.
+func TestShells(t *testing.T) {
+	c := realGDB(t, Config{})
+	for line, want := range map[string]string{
+		"shell echo hi":      "hi\n",
+		"!echo hi":           "hi\n",
+		"shell printf hi":    "hi",
+		"pipe print 1 | cat": "$1 = 1\n",
+		"shell echo '^done'; echo 1^done; echo '(gdb)'":         "^done\n1^done\n(gdb)\n",
+		"shell printf '123^done\\n=dbgsh-gone,reason=\"x\"\\n'": "123^done\n=dbgsh-gone,reason=\"x\"\n",
+		"python import os; _ = os.write(1, b'abc')":             "abc",
+		"python import os; _ = os.write(2, b'abc\\n')":          "abc\n",
+		"python print('\\u00e9\\u00a0\\x1b[1m')":                "é\u00a0\x1b[1m\n",
+		"shell head -c 150000 /dev/zero | tr '\\000' y":         strings.Repeat("y", 150000),
+	} {
+		if got := console(t, c, line); got != want {
+			t.Errorf("%s: %.80q (%d bytes), want %.80q (%d)", line, got, len(got), want, len(want))
+		}
+	}
+}
+
+func TestConsoleError(t *testing.T) {
+	c := realGDB(t, Config{})
+	for line, want := range map[string][2]string{
+		"print nosuch": {"", `No symbol table is loaded.  Use the "file" command.`},
+		"nosuch":       {"", `Undefined command: "nosuch".  Try "help".`},
+		"python print(1); gdb.write('log\\n', gdb.STDERR); 1/0": {
+			"1\nlog\nTraceback (most recent call last):\n  File \"<string>\", line 1, in <module>\nZeroDivisionError: division by zero\n",
+			"Error while executing Python code."},
+	} {
+		var b strings.Builder
+		var e *Error
+		err := c.Console(testContext(t), line, &b)
+		if !errors.As(err, &e) || e.Msg != want[1] || b.String() != want[0] {
+			t.Errorf("%s: %q, %v", line, b.String(), err)
+		}
+	}
+}
+
+func TestRunControl(t *testing.T) {
+	prog := compile(t, "gcc", "ticker.c", ticker)
+	var mu sync.Mutex
+	var stops []string
+	c := realGDB(t, Config{Handler: func(e Event) {
+		if e.Class == "stopped" {
+			mu.Lock()
+			stops = append(stops, e.Payload.Str("reason"))
+			mu.Unlock()
+		}
+	}}, prog)
+	ctx := testContext(t)
+	console(t, c, "break twice")
+	if got := console(t, c, "run"); !strings.Contains(got, "Breakpoint 1, twice") {
+		t.Errorf("run printed %q", got)
+	}
+	if got := console(t, c, "finish"); !strings.Contains(got, "Value returned is $1 = 0") {
+		t.Errorf("finish printed %q", got)
+	}
+	if got := console(t, c, "next"); !strings.Contains(got, "count++;") {
+		t.Errorf("next printed %q", got)
+	}
+	// A call that stops is an error, after the text of the stop.
+	var text strings.Builder
+	var e *Error
+	if err := c.Console(ctx, "call twice(4)", &text); !errors.As(err, &e) || !strings.Contains(text.String(), "Breakpoint 1, twice (n=4)") {
+		t.Errorf("call printed %q, %v", text.String(), err)
+	}
+	console(t, c, "delete")
+	if got := console(t, c, "continue"); got != "Continuing.\n" { // to the end of the call
+		t.Errorf("continue printed %q", got)
+	}
+
+	// The commands of a breakpoint, which resume three times.
+	script := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(script, []byte("set $n = 0\nbreak twice\ncommands\nsilent\nset $n = $n + 1\nprintf \"n=%d\\n\", $n\nif $n < 4\ncontinue\nend\nend\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	console(t, c, "source "+script)
+	if got := console(t, c, "continue"); got != "Continuing.\nn=1\nn=2\nn=3\nn=4\n" {
+		t.Errorf("continue printed %q", got)
+	}
+	console(t, c, "delete")
+
+	// All of a long print, and all of a long read.
+	console(t, c, "set print elements 0")
+	console(t, c, "set print repeats 0")
+	console(t, c, "set max-value-size unlimited")
+	got := console(t, c, "print big")
+	if want := strings.Repeat("abcdefghijklmnopqrstuvwxyz", 100000/26); !strings.Contains(got, want) {
+		t.Errorf("print of 100,000 bytes gave %d", len(got))
+	}
+	r, err := c.Send(ctx, "data-read-memory-bytes", "&big", "100000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := r.Tuples("memory"); len(m) != 1 || len(m[0].Str("contents")) != 200000 {
+		t.Errorf("read of 100,000 bytes gave %d elements", len(m))
+	}
+	// A command longer than a pipe.
+	if _, err := c.Send(ctx, "data-write-memory-bytes", "&big", strings.Repeat("5a", 100000)); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = c.Send(ctx, "data-evaluate-expression", "big[99999]"); err != nil || r.Str("value") != "90 'Z'" {
+		t.Error(r, err)
+	}
+
+	// In the background.
+	console(t, c, "continue &")
+	if got := console(t, c, "info threads"); !strings.Contains(got, "(running)") {
+		t.Errorf("info threads printed %q", got)
+	}
+	console(t, c, "interrupt")
+	waitFor(t, "stop", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return stops[len(stops)-1] == "signal-received"
+	})
+	if got := console(t, c, "kill"); !strings.Contains(got, "killed") {
+		t.Errorf("kill printed %q", got)
+	}
+}
+
+func TestSeveralLocations(t *testing.T) {
+	prog := compile(t, "g++", "over.cc", "int f(int a) { return a; }\nint f(long a) { return a; }\ntemplate<class T> int g(T t) { return t; }\nint main() { return f(1) + f(1l) + g(1) + g('a'); }\n")
+	c := realGDB(t, Config{}, prog)
+	for fn, n := range map[string]int{"f": 2, "g": 2} {
+		r, err := c.Send(testContext(t), "break-insert", fn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Tuple("bkpt").Tuples("locations"); len(got) != n {
+			t.Errorf("%s has %d locations: %v", fn, len(got), r)
+		}
+	}
+}
+
+func TestPathsWithAccents(t *testing.T) {
+	prog := compile(t, "gcc", "ticker.c", ticker)
+	c := realGDB(t, Config{})
+	path := filepath.Join(t.TempDir(), "é à b\u00a0\"c")
+	if err := os.Rename(prog, path); err != nil {
+		t.Fatal(err)
+	}
+	ctx := testContext(t)
+	if _, err := c.Send(ctx, "file-exec-and-symbols", path); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Send(ctx, "list-thread-groups")
+	if err != nil || r.Tuples("groups")[0].Str("executable") != path {
+		t.Errorf("%v, %v", r, err)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	prog := compile(t, "gcc", "ticker.c", ticker)
+	c := realGDB(t, Config{}, prog)
+	console(t, c, "break twice")
+	console(t, c, "run")
+	console(t, c, "delete")
+	for _, line := range []string{
+		"continue",
+		"while 1\nend", // waits for input
+		"python\nwhile True: pass",
+		"python import time; time.sleep(1000)",
+		"shell sleep 1000",
+		"shell cat",
+		"shell",
+		"define foo",
+		"pipe print 1 | sleep 1000",
+		"find /b 0x1000, 0x7fffffffffff, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+		"until 1000",
+		"watch count if count == -1",
+		"continue",
+	} {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cause := errors.New("the user's wish")
+		timer := time.AfterFunc(100*time.Millisecond, func() { cancel(cause) })
+		err := c.Console(ctx, line, nil)
+		timer.Stop()
+		cancel(nil)
+		var e *Error
+		if err != nil && !errors.As(err, &e) && (!errors.Is(err, context.Canceled) || !errors.Is(err, cause)) {
+			t.Errorf("%s: %v", line, err)
+		}
+		if errors.Is(err, ErrUnresponsive) {
+			t.Errorf("%s: %v", line, err)
+		}
+		if got := console(t, c, "printf \"ok\\n\""); got != "ok\n" {
+			t.Errorf("after %s: %q", line, got)
+		}
+	}
+	// A context that has ended before sends nothing.
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := c.Console(ctx, "kill", nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if _, err := c.Send(ctx, "gdb-exit"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	// A SIGINT for nobody does not hit the next command.
+	for range 20 {
+		if err := c.Interrupt(); err != nil {
+			t.Fatal(err)
+		}
+		if got := console(t, c, "printf \"ok\\n\""); got != "ok\n" {
+			t.Errorf("after an interrupt: %q", got)
+		}
+	}
+}
+
+// A command that reads lines from GDB's input gets an end for them.
+func TestNudge(t *testing.T) {
+	c := realGDB(t, Config{Grace: 500 * time.Millisecond})
+	for _, line := range []string{"python", "python import sys; sys.stdin.readline()"} {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		err := c.Console(ctx, line, nil)
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", line, err)
+		}
+		if got := console(t, c, "printf \"ok\\n\""); got != "ok\n" {
+			t.Errorf("after %s: %q", line, got)
+		}
+	}
+}
+
+func TestUnresponsive(t *testing.T) {
+	need(t, "gdb")
+	var stray buffer
+	c := realGDB(t, Config{Grace: 100 * time.Millisecond, Stray: &stray})
+	// Deaf until the file is there.
+	flag := filepath.Join(t.TempDir(), "flag")
+	deaf := "python\nimport signal, time, os\nold = signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile not os.path.exists('" + flag + "'): time.sleep(0.01)\nsignal.signal(signal.SIGINT, old)\nprint('late')"
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	err := c.Console(ctx, deaf, nil)
+	if !errors.Is(err, ErrUnresponsive) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.Send(ctx, "gdb-show", "width"); !errors.Is(err, ErrUnresponsive) {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(flag, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := console(t, c, "printf \"ok\\n\""); got != "ok\n" {
+		t.Errorf("%q", got)
+	}
+	if !strings.Contains(stray.String(), "late\n") {
+		t.Errorf("stray text %q", stray.String())
+	}
+}
+
+// GDB's answer is torn by somebody else's text: the nudge finds that out.
+func TestLostAnswer(t *testing.T) {
+	c := fake(t, "", Config{Grace: 100 * time.Millisecond})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.Send(ctx, "mute"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnresponsive) {
+		t.Fatal(err)
+	}
+	if _, err := c.Send(testContext(t), "x"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDeath(t *testing.T) {
+	prog := compile(t, "gcc", "ticker.c", ticker)
+	kill := func(c *Client) { _ = unix.Kill(c.PID(), unix.SIGKILL) }
+	for _, c2 := range []struct {
+		name   string
+		line   string // in flight
+		do     func(*Client)
+		reason string
+	}{
+		{"idle", "", kill, "killed by signal 9 (SIGKILL)"},
+		{"running", "run", kill, "killed by signal 9 (SIGKILL)"},
+		{"busy", "python\nwhile True: pass", kill, "killed by signal 9 (SIGKILL)"},
+		{"Kill", "run", (*Client).Kill, "killed by signal 9 (SIGKILL)"},
+		{"SIGTERM", "run", func(c *Client) { _ = unix.Kill(c.PID(), unix.SIGTERM) }, "exited with status 0"},
+		{"SIGSEGV", "run", func(c *Client) { _ = unix.Kill(c.PID(), unix.SIGSEGV) }, "killed by signal 11 (SIGSEGV)"},
+		{"quit", "quit 3", func(*Client) {}, "exited with status 3"},
+		{"relay, idle", "", func(c *Client) { c.relay.kill() }, "its relay has ended"},
+		{"relay, running", "run", func(c *Client) { c.relay.kill() }, "its relay has ended"},
+		{"relay, busy", "python\nwhile True: pass", func(c *Client) { c.relay.kill() }, "its relay has ended"},
+		{"relay, text", "python\nwhile True: print('x' * 1000)", func(c *Client) { c.relay.kill() }, "its relay has ended"},
+		{"both", "run", func(c *Client) { c.relay.kill(); kill(c) }, ""},
+	} {
+		t.Run(c2.name, func(t *testing.T) {
+			running := make(chan struct{}, 1)
+			c := realGDB(t, Config{Handler: func(e Event) {
+				if e.Class == "running" {
+					running <- struct{}{}
+				}
+			}}, prog)
+			ctx := testContext(t)
+			result := make(chan error, 1)
+			if c2.line != "" {
+				go func() { result <- c.Console(ctx, c2.line, nil) }()
+			}
+			switch c2.line {
+			case "":
+				result <- c.goneOr("")
+			case "run":
+				<-running
+			default:
+				waitFor(t, "call", func() bool { return len(c.turn) == 1 })
+			}
+			c2.do(c)
+			var gone *GoneError
+			if err := <-result; !errors.As(err, &gone) {
+				t.Errorf("the call returned %v", err)
+			}
+			select {
+			case <-c.Done():
+			case <-ctx.Done():
+				t.Fatal("not seen")
+			}
+			if err := c.Err(); !errors.As(err, &gone) || c2.reason != "" && gone.Reason != c2.reason {
+				t.Errorf("Err is %v", err)
+			}
+			for range 3 {
+				if _, err := c.Send(ctx, "gdb-version"); !errors.As(err, &gone) {
+					t.Errorf("a later call returned %v", err)
+				}
+			}
+			if err := c.Interrupt(); !errors.As(err, &gone) {
+				t.Errorf("Interrupt returned %v", err)
+			}
+			finish(t, c)
+		})
+	}
+}
+
+// A child of GDB keeps its pipes open beyond its end.
+func TestDeathWithOpenPipes(t *testing.T) {
+	c := realGDB(t, Config{})
+	got := strings.TrimSpace(console(t, c, "shell sleep 1000 & echo $!"))
+	pid, err := strconv.Atoi(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Kill(pid, unix.SIGKILL) }()
+	c.Kill()
+	select {
+	case <-c.Done():
+	case <-testContext(t).Done():
+		t.Fatal("not seen")
+	}
+}
+
+func TestClose(t *testing.T) {
+	prog := compile(t, "gcc", "ticker.c", ticker)
+	for _, line := range []string{"", "run", "run &", "python\nwhile True: pass", "python"} {
+		c := realGDB(t, Config{Grace: 500 * time.Millisecond}, prog)
+		result := make(chan error, 1)
+		if line != "" {
+			go func() { result <- c.Console(context.Background(), line, nil) }()
+			waitFor(t, "call", func() bool { return len(c.turn) == 1 || len(result) == 1 })
+		} else {
+			result <- nil
+		}
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if err := c.Close(testContext(t)); err != nil {
+					t.Errorf("%q: %v", line, err)
+				}
+			})
+		}
+		wg.Wait()
+		<-result
+		if err := c.Err(); err == nil {
+			t.Errorf("%q: GDB is not gone", line)
+		}
+	}
+	// Without any good will of GDB, and without time.
+	c := fake(t, "stubborn", Config{Grace: 10 * time.Millisecond})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := c.Close(ctx); err != nil || c.Err().Error() != "GDB is gone: killed by signal 9 (SIGKILL)" {
+		t.Error(err, c.Err())
+	}
+	// With a relay that does not move.
+	c = fake(t, "", Config{Grace: 10 * time.Millisecond})
+	if err := unix.Kill(c.relay.pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMany(t *testing.T) {
+	c := realGDB(t, Config{})
+	n := 10000
+	if testing.Short() {
+		n = 1000
+	}
+	ctx := testContext(t)
+	for i := range n {
+		if _, err := c.Send(ctx, "gdb-show", "width"); err != nil {
+			t.Fatalf("%d: %v", i, err)
+		}
+	}
+}
+
+// Every Console call gets its own text and nothing else.
+func TestConcurrent(t *testing.T) {
+	c := realGDB(t, Config{})
+	ctx := testContext(t)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 50 {
+				want := fmt.Sprintf("%d.%d é\n", g, i)
+				var b bytes.Buffer
+				if err := c.Console(ctx, "echo "+strings.ReplaceAll(want, "\n", `\n`), &b); err != nil || b.String() != want {
+					t.Errorf("%q, %v, want %q", b.String(), err, want)
+				}
+				if r, err := c.Send(ctx, "data-evaluate-expression", strconv.Itoa(g*100+i)); err != nil || r.Str("value") != strconv.Itoa(g*100+i) {
+					t.Errorf("%v, %v", r, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// A writer that fails, or takes its time, stops nothing.
+func TestWriters(t *testing.T) {
+	c := realGDB(t, Config{})
+	line := "python\nfor i in range(3000): print('x' * 1000)"
+	if err := c.Console(testContext(t), line, failing{}); err != nil {
+		t.Error(err)
+	}
+	n := 0
+	if err := c.Console(testContext(t), line, writerFunc(func(p []byte) (int, error) {
+		n += len(p)
+		time.Sleep(20 * time.Microsecond)
+		return len(p), nil
+	})); err != nil || n != 3000*1001 {
+		t.Error(n, err)
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// Text comes while the command runs.
+func TestStreaming(t *testing.T) {
+	c := realGDB(t, Config{})
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	err := c.Console(ctx, "python\nprint('now')\nwhile True: pass", writerFunc(func(p []byte) (int, error) {
+		if strings.Contains(string(p), "now") {
+			cancel()
+		}
+		return len(p), nil
+	}))
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestLog(t *testing.T) {
+	var log buffer
+	c := fake(t, "", Config{Log: &log})
+	if _, err := c.Send(testContext(t), "say", "é\"$T^done\n"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"! fake \n", "info-gdb-mi-command gdb-exit\n", "-say \"é\\\"$T^done\\012\"\n", "< é\""} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%q is not in %q", want, log.String())
+		}
+	}
+}
+
+// victim is the client process that TestParentKilled kills: it runs a program,
+// attached to or started, prints the process ids and waits.
+func victim(args []string) int {
+	ctx := context.Background()
+	running := make(chan struct{}, 10)
+	c, err := Start(ctx, Config{Command: []string{"gdb", "-nx", "-q", "--tty=/dev/null", args[0]}, Handler: func(e Event) {
+		if e.Class == "running" {
+			running <- struct{}{}
+		}
+	}})
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	pid := args[1]
+	if pid == "0" {
+		_ = c.Console(ctx, "break twice", nil)
+		_ = c.Console(ctx, "run", nil)
+		_ = c.Console(ctx, "delete", nil)
+		r, err := c.Send(ctx, "list-thread-groups")
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		pid = r.Tuples("groups")[0].Str("pid")
+	} else if err := c.Console(ctx, "attach "+pid, nil); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for len(running) > 0 {
+		<-running
+	}
+	if args[2] == "running" {
+		go func() { _ = c.Console(ctx, "continue", nil) }()
+		<-running
+	}
+	fmt.Println(c.PID(), pid)
+	select {}
+}
+
+func TestParentKilled(t *testing.T) {
+	need(t, "gdb")
+	prog := compile(t, "gcc", "ticker.c", ticker)
+	for _, how := range []string{"started", "attached"} {
+		for _, state := range []string{"running", "idle"} {
+			t.Run(how+" "+state, func(t *testing.T) {
+				pid := "0"
+				if how == "attached" {
+					debuggee := exec.Command(prog)
+					if err := debuggee.Start(); err != nil {
+						t.Fatal(err)
+					}
+					defer func() { _ = debuggee.Process.Kill(); _ = debuggee.Wait() }()
+					pid = strconv.Itoa(debuggee.Process.Pid)
+				}
+				cmd := exec.Command("/proc/self/exe", "victim", prog, pid, state)
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				line, _ := bufio.NewReader(out).ReadString('\n')
+				var gdbPID, progPID int
+				_, scanErr := fmt.Sscan(line, &gdbPID, &progPID)
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+				if scanErr != nil {
+					t.Fatalf("victim: %q", line)
+				}
+				waitFor(t, "end of GDB", func() bool { return !running(gdbPID) })
+				if how == "started" {
+					waitFor(t, "end of the program", func() bool { return !running(progPID) })
+					return
+				}
+				waitFor(t, "detached program", func() bool {
+					status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", progPID))
+					return strings.Contains(string(status), "TracerPid:\t0") && !strings.Contains(string(status), "State:\tt")
+				})
+				if !running(progPID) {
+					t.Error("the attached program is dead")
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkSend(b *testing.B) {
+	c := realGDB(b, Config{})
+	ctx := context.Background()
+	for b.Loop() {
+		if _, err := c.Send(ctx, "gdb-show", "width"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkConsole(b *testing.B) {
+	c := realGDB(b, Config{})
+	ctx := context.Background()
+	for b.Loop() {
+		if err := c.Console(ctx, "echo x", nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkStart(b *testing.B) {
+	need(b, "gdb")
+	for b.Loop() {
+		c, err := Start(context.Background(), Config{Command: []string{"gdb", "-nx", "-q"}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		_ = c.Close(context.Background())
+	}
+}

@@ -1,0 +1,124 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// Cache is a Mapper that asks another one once and answers from memory until
+// it is made stale, with the mappings that the user added merged in. It is
+// safe for concurrent use.
+type Cache struct {
+	source Mapper
+
+	mu    sync.Mutex
+	fresh *Map // the source's last answer, nil when stale
+	whole *Map // fresh with the added mappings, nil when stale
+	added []Mapping
+}
+
+// NewCache is an empty cache over source.
+func NewCache(source Mapper) *Cache { return &Cache{source: source} }
+
+// Invalidate makes what the source last said stale. Added mappings stay.
+func (c *Cache) Invalidate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fresh, c.whole = nil, nil
+}
+
+// Map is the source's map with the added mappings merged in. Where the source
+// has none and mappings were added, these are the map and a note says why
+// there is no more.
+func (c *Cache) Map(ctx context.Context) (*Map, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.whole != nil {
+		return c.whole, nil
+	}
+	m := c.fresh
+	if m == nil {
+		var err error
+		m, err = c.source.Map(ctx)
+		switch {
+		case err == nil:
+			if !m.Live {
+				c.fresh = m
+			}
+		case len(c.added) > 0 && ctx.Err() == nil:
+			return c.merge(&Map{AddressBits: 64, Notes: []string{"only added mappings: " + err.Error()}}), nil
+		default:
+			return nil, err
+		}
+	}
+	whole := c.merge(m)
+	if c.fresh != nil {
+		c.whole = whole
+	}
+	return whole, nil
+}
+
+// merge is base with the added mappings; base is not changed.
+func (c *Cache) merge(base *Map) *Map {
+	if len(c.added) == 0 {
+		return base
+	}
+	m := *base
+	m.Mappings = slices.Concat(base.Mappings, c.added)
+	Sort(m.Mappings)
+	return &m
+}
+
+// Overlap says that a mapping that was added lies over others.
+type Overlap struct {
+	Added Mapping
+	Over  Mapping // the first of those it lies over
+	Count int     // how many it lies over
+}
+
+// Add adds mappings, all of them or none, and says what they lie over: what
+// was added before, and what the source last said.
+func (c *Cache) Add(ms ...Mapping) ([]Overlap, error) {
+	for _, m := range ms {
+		if m.Size == 0 {
+			return nil, fmt.Errorf("the mapping at %#x is empty", m.Start)
+		}
+		if !m.Valid() {
+			return nil, fmt.Errorf("%#x bytes from %#x go beyond the end of the address space", m.Size, m.Start)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := c.added
+	if c.fresh != nil {
+		known = slices.Concat(c.fresh.Mappings, c.added)
+	}
+	var overlaps []Overlap
+	for _, m := range ms {
+		o := Overlap{Added: m}
+		for i := range known {
+			if m.Overlaps(known[i].Range) {
+				if o.Count++; o.Count == 1 {
+					o.Over = known[i]
+				}
+			}
+		}
+		if o.Count > 0 {
+			overlaps = append(overlaps, o)
+		}
+	}
+	c.added = append(slices.Clip(c.added), ms...)
+	c.whole = nil
+	return overlaps, nil
+}
+
+// ClearAdded drops the added mappings and says how many there were.
+func (c *Cache) ClearAdded() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := len(c.added)
+	c.added, c.whole = nil, nil
+	return n
+}

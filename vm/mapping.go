@@ -1,0 +1,149 @@
+// Package vm says what the memory map of a debuggee is: permissions, mappings,
+// maps and the parsers that make them, the filters that select from them, the
+// session's cache of them, and the scanner that searches what they cover. It is
+// pure: it knows no GDB, no terminal, and keeps no state of its own but in the
+// values it hands out.
+package vm
+
+import (
+	"context"
+	"fmt"
+	"math/bits"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Source says where a mapping was read from.
+type Source string
+
+// The sources of mappings.
+const (
+	SourceProcfs Source = "procfs" // /proc/TID/maps, proc_pid_maps(5)
+	SourceUser   Source = "user"   // added by vmmap_add
+	SourceELF    Source = "elf"    // loaded from an ELF file by vmmap_load
+)
+
+// Range is the half-open range of Size bytes from Start. It never wraps;
+// Start+Size may be 2^64.
+type Range struct {
+	Start, Size uint64
+}
+
+// Contains reports whether the byte at addr is in the range.
+func (r Range) Contains(addr uint64) bool { return addr-r.Start < r.Size }
+
+// Last is the address of the range's last byte; the range must not be empty.
+func (r Range) Last() uint64 { return r.Start + (r.Size - 1) }
+
+// Overlaps reports whether both ranges have a byte in common.
+func (r Range) Overlaps(o Range) bool {
+	return r.Size > 0 && o.Size > 0 && (r.Contains(o.Start) || o.Contains(r.Start))
+}
+
+// Valid reports whether the range ends at 2^64 or below.
+func (r Range) Valid() bool { return r.Size == 0 || r.Last() >= r.Start }
+
+// EndHex is the range's exclusive end in hex digits without 0x; it can show 2^64.
+func (r Range) EndHex() string {
+	end, carry := bits.Add64(r.Start, r.Size, 0)
+	if carry != 0 {
+		return fmt.Sprintf("1%016x", end)
+	}
+	return fmt.Sprintf("%x", end)
+}
+
+// String is 0xSTART-0xEND, the end exclusive.
+func (r Range) String() string { return fmt.Sprintf("%#x-0x%s", r.Start, r.EndHex()) }
+
+// Mapping is one line of a memory map: Size bytes of the debuggee's address
+// space from Start. It never wraps; its end may be 2^64.
+type Mapping struct {
+	Range
+	Perm   Perm
+	Offset uint64 // into the file behind it, in bytes
+	Inode  uint64 // of the file behind it; 0 for none or unknown
+	Name   string // raw bytes, as the source gave them; "" for none
+	Source Source
+}
+
+// Clip is the part of the mapping that lies in r, which must overlap it.
+func (m Mapping) Clip(r Range) Mapping {
+	part := m.Intersect(r)
+	if m.Inode != 0 || m.Offset != 0 {
+		m.Offset += part.Start - m.Start
+	}
+	m.Range = part
+	return m
+}
+
+// Anonymous reports whether the mapping is known to be private memory with no
+// file behind it, so that its pages that do not exist read as zeros.
+func (m Mapping) Anonymous() bool {
+	if m.Source != SourceProcfs || m.Inode != 0 || !m.Perm.IsNot(Shared) {
+		return false
+	}
+	// Special mappings of the kernel have no inode but pages of their own.
+	switch m.Name {
+	case "[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]", "[vectors]", "[sigpage]", "[uprobes]":
+		return false
+	}
+	return m.Name == "" || strings.HasPrefix(m.Name, "[")
+}
+
+// Title is the name to show: the mapping's own, escaped so that it cannot
+// drive a terminal, or for a mapping without one [anon_0xN], N being its start
+// above the low 12 bits.
+func (m Mapping) Title() string {
+	if m.Name == "" {
+		return m.anonName()
+	}
+	return Escape(m.Name)
+}
+
+func (m Mapping) anonName() string { return fmt.Sprintf("[anon_%#x]", m.Start>>12) }
+
+// ShortTitle is Title without the directories of a file name.
+func (m Mapping) ShortTitle() string {
+	t := m.Title()
+	if i := strings.LastIndexByte(t, '/'); i >= 0 && i+1 < len(t) && strings.HasPrefix(t, "/") {
+		return t[i+1:]
+	}
+	return t
+}
+
+// Escape shows raw bytes as text that cannot drive a terminal: control and
+// other unprintable characters, and bytes that are no UTF-8, come as \xNN for
+// each of their bytes; everything else is unchanged.
+func Escape(raw string) string {
+	plain := true
+	for _, r := range raw {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		return raw
+	}
+	var b strings.Builder
+	for i := 0; i < len(raw); {
+		r, n := utf8.DecodeRuneInString(raw[i:])
+		if (r == utf8.RuneError && n == 1) || !unicode.IsPrint(r) {
+			for _, c := range []byte(raw[i : i+n]) {
+				fmt.Fprintf(&b, `\x%02x`, c)
+			}
+		} else {
+			b.WriteString(raw[i : i+n])
+		}
+		i += n
+	}
+	return b.String()
+}
+
+// Reader reads the memory of the debuggee. n < len(p) means that the byte at
+// addr+n cannot be read; err then says why, or is nil where that is all there
+// is to say. A cancelled context ends the read with the context's error.
+type Reader interface {
+	ReadMemory(ctx context.Context, p []byte, addr uint64) (n int, err error)
+}

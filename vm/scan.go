@@ -1,0 +1,215 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// ErrProcessGone says that the process whose memory was read is no more: it
+// exited, or replaced itself by execve(2).
+var ErrProcessGone = errors.New("the process exited")
+
+// Extent is a part of a mapping as a Sparse reader describes it.
+type Extent struct {
+	Range
+	// Unreadable says that every read in the extent fails, as on guard pages.
+	Unreadable bool
+}
+
+// Sparse is a Reader that knows which parts of private anonymous memory can
+// hold anything but zeros.
+type Sparse interface {
+	// Populated answers for the first bytes of r, which lies in one mapping:
+	// it stores up to len(into) extents, ascending and disjoint, and returns
+	// their number and for how many bytes of r, more than zero, they are the
+	// whole answer. What lies in those bytes outside the extents reads as
+	// zeros. An error other than the context's and ErrProcessGone means that
+	// it cannot tell for this mapping; its text is the reason.
+	Populated(ctx context.Context, r Range, into []Extent) (n int, known uint64, err error)
+}
+
+// MappingReader is a Reader that reads more gently where it is told in which
+// mapping the bytes lie. Its method keeps the contract of Reader; the bytes
+// from addr to addr+len(p) are all in m.
+type MappingReader interface {
+	ReadMapping(ctx context.Context, m Mapping, p []byte, addr uint64) (n int, err error)
+}
+
+// UnreadableError is returned by a Reader that knows how far the memory goes
+// that it could not read.
+type UnreadableError struct {
+	Range Range // holds the first byte that was not read; nothing in it can be read
+	Err   error
+}
+
+// Error names the range and the cause.
+func (e *UnreadableError) Error() string { return fmt.Sprintf("read %v: %v", e.Range, e.Err) }
+
+// Unwrap is the cause.
+func (e *UnreadableError) Unwrap() error { return e.Err }
+
+// The defaults and bounds of ScanOptions.
+const (
+	DefaultChunk    = 256 << 10
+	DefaultPageSize = 4 << 10
+	DefaultMaxHits  = 10_000_000
+	DefaultProbes   = 64 << 10
+
+	minChunk, maxChunk = 16, 64 << 20
+	maxWorkers         = 16
+)
+
+// ScanOptions say what to look for and how. The zero value of every field but
+// Matcher stands for its default.
+type ScanOptions struct {
+	Matcher Matcher
+
+	// Align keeps hits whose address is a multiple of it; any value. The
+	// default is what the matcher asks for (see Aligner), else 1.
+	Align uint64
+	// Skip is the number of bytes after the start of a hit at which the search
+	// goes on. The default is 1, which finds overlapping hits too.
+	Skip uint64
+	// SkipMatch goes on at the end of a hit instead, where that is further.
+	SkipMatch bool
+	// Limit stops the search at that many hits; 0 is no limit.
+	Limit uint64
+	// CountOnly counts the hits and keeps none of them.
+	CountOnly bool
+	// MaxHits is the number of hits that are kept at most, in about 32 bytes
+	// each; the search ends there, which is reported. Default DefaultMaxHits.
+	MaxHits int
+
+	// Workers read and match at the same time; 1 to 16, default 1. The Reader
+	// must allow as many concurrent calls.
+	Workers int
+	// Chunk is the number of bytes read at once, 16 to 64 Mi, default DefaultChunk.
+	Chunk int
+	// PageSize of the debuggee in bytes, a power of two: where a byte cannot be
+	// read the search goes on at the next page. Default DefaultPageSize.
+	PageSize uint64
+	// Probes is how many unreadable pages in a row are tried one by one. In
+	// what follows them in the mapping as many are tried again, evenly spaced,
+	// and everything between two that fail counts as unread. Default
+	// DefaultProbes, which tries every page of up to 512 MiB.
+	Probes int
+
+	// Progress is told after every step how many bytes of how many are done.
+	// Calls do not overlap; it must return at once.
+	Progress func(done, total uint64)
+}
+
+// ScanResult is what a search found and what it did.
+type ScanResult struct {
+	// Hits in ascending order of address; empty with CountOnly.
+	Hits Hits
+	// Count is the number of hits.
+	Count uint64
+	// SearchedBytes were looked at, with those known to be zero without reading.
+	SearchedBytes uint64
+	// SearchedMappings is how many mappings have at least one of those bytes.
+	SearchedMappings int
+	// Unread are the ranges that could not be read, ascending and merged, each
+	// in one mapping.
+	Unread []Unread
+	// LimitReached says that the search ended at ScanOptions.Limit.
+	LimitReached bool
+	// CapReached says that the search ended at ScanOptions.MaxHits.
+	CapReached bool
+	// Partial, if not nil, is why the search ended early: the context's error,
+	// or one that wraps ErrProcessGone.
+	Partial error
+	// Notes say what else is to be known about the answer, one sentence each.
+	Notes []string
+}
+
+// Unread is a range of one mapping that could not be read.
+type Unread struct {
+	Range
+	Mapping int // index into the mappings that were searched
+}
+
+// UnreadMapping says how much of a mapping could not be read.
+type UnreadMapping struct {
+	Mapping int    // index into the mappings that were searched
+	Whole   bool   // no byte of it could be read
+	First   uint64 // the first address that could not be read
+	Bytes   uint64 // how many bytes could not be read
+}
+
+// UnreadMappings sums up Unread by mapping. The mappings are those given to Scan.
+func (r *ScanResult) UnreadMappings(ms []Mapping) []UnreadMapping {
+	var sums []UnreadMapping
+	at := map[int]int{}
+	for _, u := range r.Unread {
+		i, ok := at[u.Mapping]
+		if !ok {
+			i = len(sums)
+			at[u.Mapping] = i
+			sums = append(sums, UnreadMapping{Mapping: u.Mapping, First: u.Start})
+		}
+		sums[i].Bytes += u.Size
+		sums[i].Whole = sums[i].Bytes == ms[u.Mapping].Size
+	}
+	return sums
+}
+
+// Scan searches the memory in the mappings, which are sorted as in a Map, for
+// what the matcher finds. Where mappings overlap a byte is searched once, for
+// the mapping that came from procfs or else the first; where they are adjacent a
+// match may lie across them. No address outside them is read.
+//
+// Reader r may also be Sparse, which is asked about mappings that are
+// Anonymous: what is not populated there is searched without being read. And it
+// may be a MappingReader.
+//
+// A cancelled context ends the search at once, even while the reader hangs,
+// with what was found so far; only invalid options make an error.
+func Scan(ctx context.Context, r Reader, ms []Mapping, o ScanOptions) (*ScanResult, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	s := newScan(ctx, r, ms, o)
+	return s.run(), nil
+}
+
+// complete fills in defaults and refuses what is out of range.
+func (o *ScanOptions) complete() error {
+	if o.Matcher == nil {
+		return errors.New("scan: no matcher")
+	}
+	if a, ok := o.Matcher.(Aligner); ok && o.Align == 0 {
+		o.Align = a.Align()
+	}
+	o.Align = max(o.Align, 1)
+	o.Skip = max(o.Skip, 1)
+	if o.MaxHits == 0 {
+		o.MaxHits = DefaultMaxHits
+	}
+	if o.Workers == 0 {
+		o.Workers = 1
+	}
+	if o.Chunk == 0 {
+		o.Chunk = DefaultChunk
+	}
+	if o.PageSize == 0 {
+		o.PageSize = DefaultPageSize
+	}
+	if o.Probes == 0 {
+		o.Probes = DefaultProbes
+	}
+	switch {
+	case o.MaxHits < 0:
+		return fmt.Errorf("scan: at most %d hits", o.MaxHits)
+	case o.Workers < 1 || o.Workers > maxWorkers:
+		return fmt.Errorf("scan: %d workers; give 1 to %d", o.Workers, maxWorkers)
+	case o.Chunk < minChunk || o.Chunk > maxChunk:
+		return fmt.Errorf("scan: chunks of %d bytes; give %d to %d", o.Chunk, minChunk, maxChunk)
+	case o.PageSize&(o.PageSize-1) != 0:
+		return fmt.Errorf("scan: a page size of %d bytes is no power of two", o.PageSize)
+	case o.Probes < 1:
+		return fmt.Errorf("scan: %d probes", o.Probes)
+	}
+	return nil
+}
