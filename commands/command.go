@@ -118,10 +118,10 @@ func (c *Command) Execute(ctx context.Context, s *Session, tail string, pipe Res
 	}
 	f := c.flagSet()
 	if err := f.parse(words); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return Output{Result: &helpResult{command: c}}, nil
-		}
 		return Output{}, &UsageError{fmt.Errorf("%w; see \"help %s\"", err, c.Name)}
+	}
+	if f.help {
+		return Output{Result: &helpResult{command: c}}, nil
 	}
 	in.Args = f.args
 	if c.Args == "" && len(in.Args) > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"github.com/spf13/pflag"
@@ -15,28 +16,47 @@ func search() Command {
 	return Command{
 		Name:  "search",
 		Group: Memory,
-		Args:  "VALUE [REGION ...]",
+		Args:  "[VALUE] [REGION ...]",
 		Short: "Find every place in memory that holds a value.",
-		Long: `VALUE is text unless a type is given: -t bytes (text, the default), string (text
-with its NUL), byte, short or word, dword, qword, pointer; -1, -2, -4, -8 and -p
-are short for the last ones. Integers are GDB expressions and stand in the
-debuggee's byte order; a negative one wants -- before it. In text \n \t \r \0
-\\ and \xNN are understood. With -x VALUE is bytes in hex.
+		Long: `VALUE is text unless a type is given: -t bytes (text, the default), string
+(text with its NUL), utf16, byte, short or word, dword, qword, pointer; -1, -2,
+-4, -8 and -p are short for the last ones. Integers are GDB expressions and stand
+in the debuggee's byte order; a negative one wants -- before it, and LO..HI is any
+from LO to HI. In text \n \t \r \0 \\ and \xNN are understood. With -x VALUE is
+bytes in hex, where ?? or .. is any byte and ? any digit. --mask M compares only
+the bits that are set in M, an integer, or hex after -x. --regex reads VALUE as a
+regular expression over bytes, --icase takes upper and lower case as equal.
+--into REGION takes no VALUE: it finds aligned pointers into what REGION selects.
 
 REGIONs, -e, -w and --perm choose mappings as for vmmap; of a range 0xA-0xB only
 what lies in it is searched. Every hit is found, overlapping ones and those
 across adjacent mappings too. The last line says what was searched and what
 could not be read. Memory is read from outside: nothing in the debuggee changes
-by it.`,
+by it.
+
+The hits are kept until the next search. --next looks for VALUE at their places
+alone; --changed and --unchanged, which need no VALUE, keep those where other
+bytes stand now, or the same ones. @last is a REGION: the mappings that hold
+them.`,
 		Examples: []Example{
 			{`search "session=" [heap]`, "a text in the heap"},
 			{`search -t string 'a\tb'`, "a text with a tab in it, and its NUL"},
+			{"search -t utf16 password", "text as Windows, Java and JavaScript keep it"},
+			{"search --icase content-length", "in upper or lower case"},
 			{"search -p $sp", "pointers to where the stack pointer points"},
 			{"search -4 0xdeadbeef -w", "a 32-bit integer in writable memory"},
 			{"search -4 -- -1 libc", "a negative one"},
-			{"search -x '48 8b 05' -e", "bytes of code"},
+			{"search -8 0x1000..0x1fff [stack]", "any in this range"},
+			{"search -4 0x1300 --mask 0xff00", "any whose second byte is 0x13"},
+			{"search -x '48 8b ?? c3' -e", "bytes of code, one of them any"},
+			{`search --regex 'flag\{[^}]*\}'`, "what a regular expression matches"},
+			{"search --into libc -w --count", "how many pointers into libc stand in writable memory"},
+			{"search -4 100 -w", "first the places that hold 100 ..."},
+			{"search -4 --next 99", "... then, later, those of them that hold 99"},
+			{"search --changed", "those that have changed since"},
 			{"vmmap -w libc | search -p main", "only in what vmmap selects"},
 			{"search flag{ | vmmap", "the mappings that hold it"},
+			{"search -l 1 --fail-if-none ELF", "in a script: an error where there is none"},
 		},
 		Complete: CompleteRegion,
 		Setup: func(f *pflag.FlagSet) RunFunc {
@@ -51,11 +71,17 @@ by it.`,
 
 // searchOptions are the flags of search.
 type searchOptions struct {
-	value valueOptions
-	where selection
-	limit uint64
-	align uint64
-	skip  uint64
+	value     valueOptions
+	where     selection
+	limit     uint64
+	align     uint64
+	skip      uint64
+	next      bool
+	changed   bool
+	unchanged bool
+	count     bool
+	shown     int
+	mustFind  bool
 }
 
 func (o *searchOptions) flags(f *pflag.FlagSet) {
@@ -64,17 +90,63 @@ func (o *searchOptions) flags(f *pflag.FlagSet) {
 	f.Uint64VarP(&o.limit, "limit", "l", 0, "stop after `N` hits")
 	f.Uint64VarP(&o.align, "aligned", "a", 0, "only addresses that are multiples of `N`")
 	f.Uint64VarP(&o.skip, "step", "s", 0, "go on `N` bytes after each hit")
+	f.BoolVar(&o.next, "next", false, "only at the hits of the last search")
+	f.BoolVar(&o.changed, "changed", false, "keep the hits of the last search where other bytes stand now")
+	f.BoolVar(&o.unchanged, "unchanged", false, "keep the hits of the last search where the same bytes stand")
+	f.BoolVar(&o.count, "count", false, "print the number of hits alone")
+	f.IntVar(&o.shown, "trunc-out", -1, "show the first `N` hits; all are kept")
+	f.BoolVar(&o.mustFind, "fail-if-none", false, "no hit is a failure")
 }
 
-func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Result, error) {
-	if len(in.Args) == 0 {
-		return nil, usagef(`takes a VALUE; see "help search"`)
+// check refuses flags that do not go together.
+func (o *searchOptions) check() error {
+	switch {
+	case o.changed && o.unchanged:
+		return usagef("--changed and --unchanged exclude each other; give one")
+	case o.count && o.shown >= 0:
+		return usagef("--count shows no hits, so --trunc-out has nothing to cut; give one")
+	case o.shown < -1:
+		return usagef("--trunc-out %d: give 0 or more", o.shown)
+	case o.value.into != "" && o.refines():
+		return usagef("--into is a search of its own; it does not go with --next, --changed or --unchanged")
 	}
-	matcher, err := o.value.matcher(ctx, s, in.Args[0])
+	return o.value.check(o.takesValue())
+}
+
+// refines reports whether the search is among the hits of the last one.
+func (o *searchOptions) refines() bool { return o.next || o.changed || o.unchanged }
+
+// takesValue reports whether the first word is VALUE.
+func (o *searchOptions) takesValue() bool {
+	return o.value.into == "" && (o.next || !o.changed && !o.unchanged)
+}
+
+// errNoHits is the failure that --fail-if-none asks for.
+var errNoHits = errors.New("no hits")
+
+func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Result, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if o.refines() && s.last == nil {
+		return nil, usagef("nothing has been searched for yet, so there are no hits to look at again")
+	}
+	words := in.Args
+	var matcher vm.Matcher
+	var err error
+	if o.takesValue() {
+		if len(words) == 0 {
+			return nil, usagef(`takes a VALUE; see "help search"`)
+		}
+		matcher, err = o.value.matcher(ctx, s, words[0])
+		words = words[1:]
+	} else if o.value.into != "" {
+		matcher, err = o.value.pointers(ctx, s)
+	}
 	if err != nil {
 		return nil, err
 	}
-	filter, err := o.where.filter(ctx, s, in.Args[1:])
+	filter, err := o.where.filter(ctx, s, words)
 	if err != nil {
 		return nil, err
 	}
@@ -82,33 +154,85 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	if err != nil {
 		return nil, err
 	}
-	res := &searchResult{mappings: partsOf(sel.Matches()), bits: m.AddressBits, notes: slices.Clone(m.Notes)}
+	res := &searchResult{
+		mappings: partsOf(sel.Matches()), bits: m.AddressBits,
+		notes: slices.Clone(m.Notes), onlyCount: o.count, shown: o.shown,
+	}
 	if len(res.mappings) == 0 {
 		res.notes = append(res.notes, noneNote(m, filter))
 	}
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))
 	}
-	memory, err := s.Debuggee.Memory(ctx)
-	if err != nil {
+	if err := o.find(ctx, s, matcher, res); err != nil {
 		return nil, err
 	}
-	defer memory.Close()
-	res.scan, err = vm.Scan(ctx, memory, res.mappings, vm.ScanOptions{
-		Matcher: matcher, Limit: o.limit, Align: o.align, Skip: o.skip, Workers: scanWorkers(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	res.notes = append(res.notes, res.scan.Notes...)
 	switch why := res.scan.Partial; {
+	case why == nil && o.mustFind && res.scan.Count == 0:
+		return res, errNoHits
 	case why == nil:
 		return res, nil
-	case errors.Is(why, context.Canceled) && ctx.Err() != nil:
+	case ctx.Err() != nil:
 		return res, context.Cause(ctx)
 	default:
 		return res, fmt.Errorf("the search is not complete: %w", why)
 	}
+}
+
+// find searches res.mappings, and keeps the hits for the next search.
+func (o *searchOptions) find(ctx context.Context, s *Session, matcher vm.Matcher, res *searchResult) error {
+	memory, err := s.Debuggee.Memory(ctx)
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	if o.refines() {
+		change := vm.AnyChange
+		switch {
+		case o.changed:
+			change = vm.Changed
+		case o.unchanged:
+			change = vm.Unchanged
+		}
+		var unmapped int
+		res.scan, unmapped, err = vm.Refine(ctx, memory, res.mappings, s.last, vm.RefineOptions{
+			Matcher: matcher, Change: change, Align: o.align, Skip: o.skip, Limit: o.limit,
+		})
+		if err != nil {
+			return err
+		}
+		if unmapped > 0 {
+			res.notes = append(res.notes, fmt.Sprintf("%s of the last search passed over: outside the mappings that are searched", count(unmapped, "hit")))
+		}
+	} else {
+		options := vm.ScanOptions{
+			Matcher: matcher, Limit: o.limit, Align: o.align, Skip: o.skip,
+			Workers: min(2, runtime.GOMAXPROCS(0)),
+		}
+		if s.Progress != nil {
+			update, finish := s.Progress("search")
+			defer finish()
+			options.Progress = update
+		}
+		res.scan, err = vm.Scan(ctx, memory, res.mappings, options)
+		if err == nil && o.count && res.scan.CapReached {
+			// More hits than are kept can still be counted.
+			kept := res.scan.Hits
+			options.CountOnly = true
+			if res.scan, err = vm.Scan(ctx, memory, res.mappings, options); err == nil {
+				res.scan.Hits = kept
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	res.notes = append(res.notes, res.scan.Notes...)
+	if n, ok := memory.(interface{ Notes() []string }); ok {
+		res.notes = append(res.notes, n.Notes()...)
+	}
+	s.last = vm.TakeSnapshot(ctx, memory, res.mappings, res.scan)
+	return nil
 }
 
 // partsOf is the parts that rows select, as mappings.
@@ -119,5 +243,6 @@ func partsOf(rows []vm.Row) []vm.Mapping {
 			ms = append(ms, row.Mapping.Clip(part))
 		}
 	}
+	vm.Sort(ms)
 	return ms
 }

@@ -15,6 +15,9 @@ type searchResult struct {
 	mappings []vm.Mapping // what was searched
 	bits     int
 	notes    []string
+
+	onlyCount bool // text is the number of hits alone
+	shown     int  // how many hits text shows; negative is all
 }
 
 // Selected is the mappings that hold hits.
@@ -32,15 +35,27 @@ func (r *searchResult) Selected() *vm.Map {
 
 // WriteText is a row for each hit, the notes, and what was searched.
 func (r *searchResult) WriteText(t *Text) {
+	if r.onlyCount {
+		t.Printf(Plain, "%d\n", r.scan.Count)
+		return
+	}
+	width := 0 // of the addresses: the last is the longest
+	if n := r.scan.Hits.Len(); n > 0 {
+		width = len(fmt.Sprintf("%#x", r.scan.Hits.At(n-1).Address))
+	}
 	titles := make(map[int]string)
-	for _, h := range r.scan.Hits.All() {
+	for i, h := range r.scan.Hits.All() {
+		if i == r.shown {
+			t.Printf(Plain, "%s more not shown\n", count(r.scan.Hits.Len()-i, "hit"))
+			break
+		}
 		title, ok := titles[h.Mapping]
 		if !ok {
 			title = r.mappings[h.Mapping].ShortTitle()
 			titles[h.Mapping] = title
 		}
 		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-15s", title)
-		t.Printf(Plain, " %#-*x  %-*s  %s\n", r.bits/4+2, h.Address, 3*vm.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
+		t.Printf(Plain, " %#-*x  %-*s  %s\n", width, h.Address, 3*vm.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
 	}
 	for _, n := range r.notes {
 		t.Print(Plain, n+"\n")
@@ -151,7 +166,10 @@ func (r *searchResult) MarshalJSON() ([]byte, error) {
 		Unread: []unread{}, LimitReached: r.scan.LimitReached || r.scan.CapReached,
 		Notes: append([]string{}, r.notes...),
 	}
-	for _, h := range r.scan.Hits.All() {
+	for i, h := range r.scan.Hits.All() {
+		if r.onlyCount || i == r.shown {
+			break
+		}
 		out.Hits = append(out.Hits, hit{hexNumber(h.Address), r.mappings[h.Mapping].Title(), hex.EncodeToString(h.Preview)})
 	}
 	for _, u := range r.scan.Unread {

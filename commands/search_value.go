@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/big"
-	"runtime"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -12,119 +11,235 @@ import (
 	"dbgsh/vm"
 )
 
-// scanWorkers is how many goroutines a scan may keep busy: two, where there
-// are processors for them.
-func scanWorkers() int { return min(2, runtime.GOMAXPROCS(0)) }
-
 // valueOptions are the flags that say how VALUE is to be read.
 type valueOptions struct {
-	typ                                 string
-	byte1, short2, dword4, qword8, ptrP bool
-	hex                                 bool
+	typ                              string
+	one, two, four, eight, asPointer bool
+	hex                              bool
+	regex                            bool
+	icase                            bool
+	mask                             string
+	into                             string
 }
 
 func (o *valueOptions) flags(f *pflag.FlagSet) {
-	f.StringVarP(&o.typ, "type", "t", "", "read VALUE as `TYPE`: bytes, string, byte, short, word, dword, qword or pointer")
-	f.BoolVarP(&o.byte1, "byte", "1", false, "an integer of 1 byte")
-	f.BoolVarP(&o.short2, "short", "2", false, "an integer of 2 bytes")
-	f.BoolVarP(&o.dword4, "dword", "4", false, "an integer of 4 bytes")
-	f.BoolVarP(&o.qword8, "qword", "8", false, "an integer of 8 bytes")
-	f.BoolVarP(&o.ptrP, "pointer", "p", false, "a pointer")
-	f.BoolVarP(&o.hex, "hex", "x", false, "VALUE is bytes in hex")
+	f.StringVarP(&o.typ, "type", "t", "", "read VALUE as `TYPE`: bytes, string, utf16, byte, short, word, dword, qword or pointer")
+	f.BoolVarP(&o.one, "byte", "1", false, "an integer of 1 byte")
+	f.BoolVarP(&o.two, "short", "2", false, "an integer of 2 bytes")
+	f.BoolVarP(&o.four, "dword", "4", false, "an integer of 4 bytes")
+	f.BoolVarP(&o.eight, "qword", "8", false, "an integer of 8 bytes")
+	f.BoolVarP(&o.asPointer, "pointer", "p", false, "a pointer")
+	f.BoolVarP(&o.hex, "hex", "x", false, "VALUE is bytes in hex; ?? or .. is any byte")
+	f.BoolVar(&o.regex, "regex", false, "VALUE is a regular expression over bytes")
+	f.BoolVar(&o.icase, "icase", false, "upper and lower case of text are equal")
+	f.StringVar(&o.mask, "mask", "", "compare only the bits that are set in `M`")
+	f.StringVar(&o.into, "into", "", "pointers into what `REGION` selects, instead of VALUE")
 }
 
 // valueType is what kind of value is searched for.
 type valueType struct {
 	name string
-	size int  // of an integer in bytes; 0 for text, -1 for a pointer
-	nul  bool // a text that ends with a NUL
+	kind valueKind
+	size int // of an integer in bytes; 0 for a pointer, whose size is the debuggee's
 }
+
+type valueKind uint8
+
+const (
+	textValue valueKind = iota
+	intValue
+	hexValue
+	regexValue
+)
 
 func valueTypes() []valueType {
 	return []valueType{
-		{name: "bytes"}, {name: "string", nul: true},
-		{name: "byte", size: 1}, {name: "short", size: 2}, {name: "word", size: 2},
-		{name: "dword", size: 4}, {name: "qword", size: 8}, {name: "pointer", size: -1},
+		{name: "bytes"}, {name: "string"}, {name: "utf16"},
+		{"byte", intValue, 1}, {"short", intValue, 2}, {"word", intValue, 2},
+		{"dword", intValue, 4}, {"qword", intValue, 8}, {"pointer", intValue, 0},
 	}
 }
 
-// valueType is the one type that the flags ask for.
-func (o *valueOptions) valueType() (valueType, error) {
-	var asked []string
+// valueType is the one type that the flags ask for; it is bytes where they ask
+// for none, and asked is false then.
+func (o *valueOptions) valueType() (t valueType, asked bool, err error) {
+	var names []string
 	if o.typ != "" {
-		asked = append(asked, o.typ)
+		names = append(names, o.typ)
 	}
 	for _, f := range []struct {
 		set  bool
 		name string
-	}{{o.byte1, "byte"}, {o.short2, "short"}, {o.dword4, "dword"}, {o.qword8, "qword"}, {o.ptrP, "pointer"}} {
+	}{
+		{o.one, "byte"}, {o.two, "short"}, {o.four, "dword"}, {o.eight, "qword"}, {o.asPointer, "pointer"},
+		{o.hex, "-x"}, {o.regex, "--regex"},
+	} {
 		if f.set {
-			asked = append(asked, f.name)
+			names = append(names, f.name)
 		}
 	}
-	if len(asked) > 1 {
-		return valueType{}, usagef("%s are two types; give one, and -- before a negative VALUE", strings.Join(asked, " and "))
-	}
-	want := "bytes"
-	if len(asked) == 1 {
-		want = asked[0]
+	switch {
+	case len(names) > 1:
+		return t, true, usagef("%s exclude each other; give one, and -- before a negative VALUE", strings.Join(names, " and "))
+	case len(names) == 0:
+		return valueTypes()[0], false, nil
+	case o.hex:
+		return valueType{name: "-x", kind: hexValue}, true, nil
+	case o.regex:
+		return valueType{name: "--regex", kind: regexValue}, true, nil
 	}
 	var known []string
 	for _, t := range valueTypes() {
-		if t.name == want {
-			return t, nil
+		if t.name == names[0] {
+			return t, true, nil
 		}
 		known = append(known, t.name)
 	}
-	return valueType{}, usagef("unknown type %q; give one of %s", want, strings.Join(known, ", "))
+	return t, true, usagef("unknown type %q; give one of %s", names[0], strings.Join(known, ", "))
 }
 
-// matcher finds what the word means as VALUE.
+// check refuses flags that do not go together; takesValue is whether there is a VALUE.
+func (o *valueOptions) check(takesValue bool) error {
+	t, asked, err := o.valueType()
+	switch {
+	case err != nil:
+		return err
+	case o.into != "" && (asked && t.name != "pointer" || o.icase || o.mask != ""):
+		return usagef("--into finds pointers and takes no VALUE; leave out what says how to read one")
+	case !takesValue && o.into == "" && (asked || o.icase || o.mask != ""):
+		return usagef("--changed and --unchanged take no VALUE; add --next to look for one as well")
+	case o.icase && t.kind == regexValue:
+		return usagef("--icase is for text; in a regular expression write (?i) before it")
+	case o.icase && (t.kind != textValue || t.name == "utf16"):
+		return usagef("--icase is for text (-t bytes or string), not for %s", t.name)
+	case o.mask != "" && t.kind != intValue && t.kind != hexValue:
+		return usagef("--mask is for integers and for -x, not for %s", t.name)
+	}
+	return nil
+}
+
+// matcher finds what the word means as VALUE. The flags have been checked.
 func (o *valueOptions) matcher(ctx context.Context, s *Session, w Word) (vm.Matcher, error) {
-	typ, err := o.valueType()
+	t, _, err := o.valueType()
 	if err != nil {
 		return nil, err
 	}
-	if o.hex {
-		if typ.size != 0 || typ.nul {
-			return nil, usagef("-x reads VALUE as bytes, not as %s; give one of the two", typ.name)
-		}
-		value, mask, err := vm.ParseHex(w.Text)
+	var m vm.Matcher
+	switch t.kind {
+	case textValue:
+		m, err = o.text(ctx, s, t, w)
+	case hexValue:
+		m, err = o.hexBytes(w)
+	case regexValue:
+		m, err = vm.NewRegexp(w.Literal(), 0)
+	case intValue:
+		return o.integer(ctx, s, t, w) // its errors can be GDB's
+	}
+	if err != nil {
+		return nil, &UsageError{fmt.Errorf("VALUE: %w", err)}
+	}
+	return m, nil
+}
+
+// text is a matcher of text in one of its encodings.
+func (o *valueOptions) text(ctx context.Context, s *Session, t valueType, w Word) (vm.Matcher, error) {
+	text, err := vm.ParseText(w.Literal())
+	if err != nil {
+		return nil, err
+	}
+	if len(text) == 0 {
+		return nil, fmt.Errorf("the text is empty")
+	}
+	switch t.name {
+	case "string":
+		text = append(text, 0)
+	case "utf16":
+		_, order, err := s.Debuggee.Arch(ctx)
 		if err != nil {
-			return nil, &UsageError{err}
+			return nil, err
 		}
+		if text, err = vm.UTF16(text, order); err != nil {
+			return nil, err
+		}
+	}
+	if o.icase {
+		return vm.NewFold(text)
+	}
+	return vm.NewBytes(text)
+}
+
+// hexBytes is a matcher of bytes given in hex.
+func (o *valueOptions) hexBytes(w Word) (vm.Matcher, error) {
+	value, mask, err := vm.ParseHex(w.Text)
+	if err != nil {
+		return nil, err
+	}
+	if o.mask == "" {
 		return vm.NewMasked(value, mask)
 	}
-	if typ.size == 0 {
-		text, err := vm.ParseText(w.Literal())
+	bits, _, err := vm.ParseHex(o.mask)
+	if err != nil {
+		return nil, fmt.Errorf("--mask: %w", err)
+	}
+	if len(bits) != len(value) {
+		return nil, fmt.Errorf("--mask has %s and VALUE %s; give as many", count(len(bits), "byte"), count(len(value), "byte"))
+	}
+	for i := range bits {
+		mask[i] &= bits[i]
+	}
+	return vm.NewMasked(value, mask)
+}
+
+// integer is a matcher of an integer, of a range of them, or of some of its bits.
+func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w Word) (vm.Matcher, error) {
+	size, order, err := s.Debuggee.Arch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if t.size != 0 {
+		size = t.size
+	}
+	asBytes := func(what, expr string) ([]byte, error) {
+		v, err := evaluateInt(ctx, s, expr)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		b, err := vm.IntBytes(v, size, order)
 		if err != nil {
 			return nil, &UsageError{err}
 		}
-		if typ.nul {
-			text = append(text, 0)
-		}
-		if len(text) == 0 {
-			return nil, usagef("VALUE is empty; there is nothing to search for")
-		}
-		return vm.NewBytes(text)
+		return b, nil
 	}
-	ptr, order, err := s.Debuggee.Arch(ctx)
+	if lo, hi, ok := vm.SplitIntRange(w.Expr()); ok {
+		if o.mask != "" {
+			return nil, usagef("--mask does not go with a range of integers; give one integer")
+		}
+		from, err := evaluateInt(ctx, s, lo)
+		if err != nil {
+			return nil, fmt.Errorf("VALUE: %w", err)
+		}
+		to, err := evaluateInt(ctx, s, hi)
+		if err != nil {
+			return nil, fmt.Errorf("VALUE: %w", err)
+		}
+		m, err := vm.NewBigRange(size, order, from, to)
+		if err != nil {
+			return nil, &UsageError{err}
+		}
+		return m, nil
+	}
+	value, err := asBytes("VALUE", w.Expr())
 	if err != nil {
 		return nil, err
 	}
-	size := typ.size
-	if size < 0 {
-		size = ptr
+	if o.mask == "" {
+		return vm.NewBytes(value)
 	}
-	v, err := evaluateInt(ctx, s, w.Expr())
+	mask, err := asBytes("--mask", o.mask)
 	if err != nil {
 		return nil, err
 	}
-	b, err := vm.IntBytes(v, size, order)
-	if err != nil {
-		return nil, &UsageError{err}
-	}
-	return vm.NewBytes(b)
+	return vm.NewMasked(value, mask)
 }
 
 // evaluateInt is the value of an integer expression.
@@ -134,10 +249,36 @@ func evaluateInt(ctx context.Context, s *Session, expr string) (*big.Int, error)
 	}
 	v, negative, err := s.Debuggee.Evaluate(ctx, expr)
 	if err != nil {
-		return nil, fmt.Errorf("VALUE: %w", err)
+		return nil, err
 	}
 	if negative {
 		return big.NewInt(int64(v)), nil
 	}
 	return new(big.Int).SetUint64(v), nil
+}
+
+// pointers is a matcher of pointers into what --into selects of the whole map.
+func (o *valueOptions) pointers(ctx context.Context, s *Session) (vm.Matcher, error) {
+	var sel selection
+	r, err := sel.region(ctx, s, Word{Text: o.into, Raw: o.into})
+	if err != nil {
+		return nil, fmt.Errorf("--into: %w", err)
+	}
+	filter := vm.Filter{Regions: []vm.Region{r}}
+	m, chosen, err := choose(ctx, s, filter, nil)
+	if err != nil {
+		return nil, err
+	}
+	var into []vm.Range
+	for _, mp := range partsOf(chosen.Matches()) {
+		into = append(into, mp.Range)
+	}
+	if len(into) == 0 {
+		return nil, fmt.Errorf("--into: %s", noneNote(m, filter))
+	}
+	size, order, err := s.Debuggee.Arch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return vm.NewPointers(size, order, into)
 }

@@ -79,6 +79,12 @@ func (o *selection) region(ctx context.Context, s *Session, w Word) (vm.Region, 
 		if r, ok, err := vm.ParseRegion(w.Text); ok || err != nil {
 			return r, err
 		}
+		if w.Text == "@last" {
+			if s.last == nil {
+				return vm.Region{}, usagef("@last: nothing has been searched for yet")
+			}
+			return s.last.Region(w.Text), nil
+		}
 	}
 	addr, _, err := s.Debuggee.Evaluate(ctx, w.Expr())
 	var noValue *target.ValueError

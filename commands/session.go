@@ -14,6 +14,11 @@ type Session struct {
 	Maps     *vm.Cache
 	Registry *Registry
 	Settings *Settings
+	// Progress, if not nil, is told of work that may take long: update with
+	// how much of it is done, and finish when it is over.
+	Progress func(what string) (update func(done, total uint64), finish func())
+
+	last *vm.Snapshot // the hits of the last search, nil before the first
 }
 
 // Debuggee is what commands need of the target. Its methods may be called

@@ -60,7 +60,11 @@ func runVmmapAdd(ctx context.Context, s *Session, in Input) (Result, error) {
 	if len(in.Args) > 4 {
 		m.Name = in.Args[4].Text
 	}
-	return addMappings(ctx, s, m)
+	res, err := addMappings(ctx, s, m)
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
 }
 
 // addMappings adds pages to the map and tells what they lie over.

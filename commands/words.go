@@ -130,6 +130,7 @@ type flagSet struct {
 	set  *pflag.FlagSet
 	run  RunFunc
 	json bool
+	help bool
 	args []Word
 }
 
@@ -142,7 +143,7 @@ func (c *Command) flagSet() *flagSet {
 		f.run = c.Setup(f.set)
 	}
 	f.set.BoolVar(&f.json, "json", false, "give the result as JSON")
-	f.set.BoolP("help", "h", false, "show this help")
+	f.set.BoolVarP(&f.help, "help", "h", false, "show this help")
 	return f
 }
 

@@ -169,7 +169,7 @@ func nested(word, args string) string {
 		return ""
 	case "thread", "t", "frame", "f":
 		fields := strings.Fields(args)
-		if len(fields) == 0 || len(fields[0]) < 2 || !strings.HasPrefix("apply", fields[0]) {
+		if len(fields) == 0 || !strings.HasPrefix("apply", fields[0]) {
 			return ""
 		}
 		args = args[len(fields[0]):]
@@ -219,12 +219,13 @@ func (b *block) add(line string, classify func(string) (kind, string)) (done boo
 	if b.raw[len(b.raw)-1] || line == "" || line[0] == '#' {
 		return false
 	}
-	switch k, _ := classify(line); k {
-	case opens:
+	word, _ := cutGDBWord(line)
+	switch k, _ := classify(line); {
+	case strings.HasPrefix("actions", word): // in a body GDB takes no lines for it
+	case k == opens:
 		b.raw = append(b.raw, false)
-	case opensRaw:
+	case k == opensRaw:
 		// GDB parses what stands in a document that is itself in a body.
-		word, _ := cutGDBWord(line)
 		b.raw = append(b.raw, !strings.HasPrefix(word, "doc"))
 	}
 	return false

@@ -111,9 +111,6 @@ func (sh *Shell) arguments(ctx context.Context, c *commands.Command, tail string
 		return append(sh.commandNames(), sh.gdbTail(ctx, "help ", word)...)
 	case commands.CompleteSetting:
 		set := sh.Session.Settings
-		if set == nil {
-			return nil
-		}
 		before := strings.Fields(tail[:from])
 		switch len(before) {
 		case 0:

@@ -2,8 +2,12 @@ package repl
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Output is where everything that is shown goes: results and what GDB prints,
@@ -47,6 +51,9 @@ func (o *Output) write(p []byte) (int, error) {
 	if err != nil {
 		o.err = err
 		close(o.failed)
+		if !errors.Is(err, unix.EPIPE) { // a reader that has enough is no news
+			fmt.Fprintf(o.stderr, "write standard output: %v\n", err)
+		}
 	}
 	return n, err
 }
@@ -120,9 +127,10 @@ func (o *Output) lent(f func(stdout, stderr io.Writer) error) error {
 	return err
 }
 
-// broken reports whether standard output takes nothing any more.
-func (o *Output) broken() bool {
+// broken reports whether standard output takes nothing any more, and failed
+// whether that is for another reason than that its reader is gone.
+func (o *Output) broken() (broken, failed bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.err != nil
+	return o.err != nil, o.err != nil && !errors.Is(o.err, unix.EPIPE)
 }

@@ -75,7 +75,7 @@ func (sh *Shell) Prompt(ctx context.Context) {
 	}
 	for !sh.left && ctx.Err() == nil {
 		p.one(ctx)
-		if sh.Output.broken() {
+		if broken, _ := sh.Output.broken(); broken {
 			sh.left = true
 		}
 	}
@@ -85,6 +85,7 @@ func (sh *Shell) Prompt(ctx context.Context) {
 func (p *prompt) one(ctx context.Context) {
 	sh := p.sh
 	var line string
+	sh.signals.foreign.Store(sh.tty.Load() != nil)
 	err := sh.attend(ctx, func(ctx context.Context) (err error) {
 		line, _, err = next(ctx, p)
 		return err
@@ -171,6 +172,10 @@ func (p *prompt) read(ctx context.Context, text string) (string, error) {
 	p.sh.Output.startLine()
 	t := p.sh.tty.Load()
 	if t != nil {
+		// Ctrl-C is a key from before the prompt shows until after the line is
+		// read; a SIGINT is a late one for what ended before.
+		p.sh.signals.foreign.Store(true)
+		defer p.sh.signals.foreign.Store(false)
 		t.prompting(true)
 		defer t.prompting(false)
 		p.sh.Output.prompting(redraw)

@@ -68,11 +68,16 @@ func render(w io.Writer, res commands.Result, asJSON bool, paint func(commands.S
 // show renders a result to the user, through the pager where it is taller
 // than the window. That nobody reads standard output is no error of the line.
 func (sh *Shell) show(ctx context.Context, res commands.Result, asJSON bool) error {
-	if !sh.atPrompt() || !sh.Output.terminal || sh.Session.Settings == nil || !sh.Session.Settings.On("pager") {
-		return sh.unlessBroken(render(sh.Output, res, asJSON, sh.paint))
+	set := sh.Session.Settings
+	var paint func(commands.Style, string) string
+	if useColor(set.Get("color"), sh.Output.terminal) {
+		paint = sh.paint
+	}
+	if !sh.atPrompt() || !sh.Output.terminal || !set.On("pager") {
+		return sh.unlessBroken(render(sh.Output, res, asJSON, paint))
 	}
 	var b bytes.Buffer
-	if err := render(&b, res, asJSON, sh.paint); err != nil {
+	if err := render(&b, res, asJSON, paint); err != nil {
 		return err
 	}
 	if sh.tall(b.Bytes()) {
@@ -87,7 +92,7 @@ func (sh *Shell) show(ctx context.Context, res commands.Result, asJSON bool) err
 // unlessBroken is err, or nil where standard output is gone: the shell is left
 // then, with nothing to say.
 func (sh *Shell) unlessBroken(err error) error {
-	if err != nil && sh.Output.broken() {
+	if broken, _ := sh.Output.broken(); broken {
 		return nil
 	}
 	return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"dbgsh/commands"
 )
@@ -17,10 +18,9 @@ import (
 type Config struct {
 	Output   *Output
 	Stdin    *os.File          // the terminal of the prompt; in scripts, what the inferior reads
-	Session  *commands.Session // lines are looked up in its Registry
+	Session  *commands.Session // lines are looked up in its Registry; its settings pager and color are heeded
 	Debugger Debugger
 
-	Color         string // "auto", "always" or "never": whether results are coloured
 	JSON          bool   // results come as JSON, one document each
 	KeepGoing     bool   // a failing command does not end a script
 	StdinIsScript bool   // Stdin is read as a script, so nobody else may read it
@@ -31,16 +31,17 @@ type Config struct {
 // Shell runs lines. Its methods are to be called from one goroutine.
 type Shell struct {
 	Config
-	classes map[string]func(args string) (kind, string)
-	signals *signals
-	paint   func(commands.Style, string) string // nil for no colours
+	classes  map[string]func(args string) (kind, string)
+	signals  *signals
+	patience time.Duration // see attend
+	paint    func(commands.Style, string) string
 
 	tty    atomic.Pointer[tty] // while Prompt runs on a terminal
-	src    source    // where the line being run came from
-	depth  int       // scripts that source scripts
-	last   bool      // the stage being run is its line's last
-	asJSON bool      // the line asked the stage before for JSON
-	typed  keyboard  // what the inferior has not taken yet
+	src    source              // where the line being run came from
+	depth  int                 // scripts that source scripts
+	last   bool                // the stage being run is its line's last
+	asJSON bool                // the line asked the stage before for JSON
+	typed  keyboard            // what the inferior has not taken yet
 
 	status int
 	left   bool
@@ -48,11 +49,7 @@ type Shell struct {
 
 // New is a shell. With an empty Config it is good for Commands only.
 func New(cfg Config) *Shell {
-	sh := &Shell{Config: cfg, classes: classes(), signals: newSignals()}
-	if cfg.Output != nil && useColor(cfg.Color, cfg.Output.terminal) {
-		sh.paint = painter()
-	}
-	return sh
+	return &Shell{Config: cfg, classes: classes(), signals: newSignals(), patience: defaultPatience, paint: painter()}
 }
 
 // Left reports whether the shell is to be left without a further line or
@@ -124,8 +121,10 @@ func (sh *Shell) runSource(ctx context.Context, src source) error {
 		if err == nil {
 			err = sh.runLine(ctx, line)
 		}
-		if sh.Output.broken() {
-			sh.left = true
+		if broken, failed := sh.Output.broken(); broken {
+			if sh.left = true; failed {
+				sh.status = max(sh.status, 1)
+			}
 			return errReported
 		}
 		if ctx.Err() != nil {

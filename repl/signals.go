@@ -84,10 +84,10 @@ func (sh *Shell) resize() {
 	}
 }
 
-// patience is how long a cancelled line may take to end before its end is
+// defaultPatience is how long a cancelled line may take to end before its end is
 // enforced, or Ctrl-C enforces it. A target with thousands of threads takes a
 // good part of a second to stop.
-const patience = 2 * time.Second
+const defaultPatience = 2 * time.Second
 
 // stuckError says that a line did not end even without GDB.
 type stuckError struct{}
@@ -110,7 +110,7 @@ func (sh *Shell) attend(ctx context.Context, f func(ctx context.Context) error) 
 	end := func(cause error) {
 		if ctx.Err() == nil {
 			cancel(cause)
-			late = time.After(patience)
+			late = time.After(sh.patience)
 		}
 	}
 	enforce := func() (giveUp bool) {
@@ -120,7 +120,7 @@ func (sh *Shell) attend(ctx context.Context, f func(ctx context.Context) error) 
 		killed = true
 		sh.Output.complain("GDB does not answer and is killed")
 		sh.Debugger.Kill()
-		late = time.After(patience)
+		late = time.After(sh.patience)
 		return false
 	}
 	for {

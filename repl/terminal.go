@@ -52,11 +52,22 @@ func (t *tty) lend() (back func()) {
 	}
 }
 
-// prompting says whether liner shows a prompt.
+// prompting says whether liner shows a prompt. Ctrl-C is a key like any other
+// there; liner itself sees to that only after the prompt is on the screen.
 func (t *tty) prompting(on bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.prompt = on
+	t.set(t.mode())
+}
+
+// mode is what the terminal is to be in while it is ours.
+func (t *tty) mode() *unix.Termios {
+	mode := t.command
+	if t.prompt {
+		mode.Lflag &^= unix.ISIG
+	}
+	return &mode
 }
 
 // resume puts the terminal back into its mode after dbgsh was stopped and went
@@ -67,11 +78,7 @@ func (t *tty) resume() {
 	if t.lent {
 		return
 	}
-	mode := t.command
-	if t.prompt { // as liner does, see its startPrompt
-		mode.Lflag &^= unix.ISIG
-	}
-	t.set(&mode)
+	t.set(t.mode())
 	if t.prompt {
 		redraw()
 	}

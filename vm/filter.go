@@ -17,6 +17,7 @@ type Region struct {
 	rng   Range
 	re    *regexp.Regexp
 	sub   string
+	hits  *Hits
 	given string // as the user wrote it
 }
 
@@ -28,6 +29,7 @@ const (
 	regionRange
 	regionRegexp
 	regionName
+	regionHits
 )
 
 // AddrRegion selects the mappings that hold addr; given is the user's word for it.
@@ -122,6 +124,8 @@ func (r Region) String() string {
 		return fmt.Sprintf("has a name that matches /%s/", r.given)
 	case regionName:
 		return fmt.Sprintf("has a name that contains %q", r.given)
+	case regionHits:
+		return "holds a hit of the last search (" + r.given + ")"
 	}
 	return "is selected"
 }
@@ -145,6 +149,10 @@ func (r Region) Part(m *Mapping) Range {
 		}
 	case regionName:
 		if m.named(r.sub) {
+			return m.Range
+		}
+	case regionHits:
+		if i := r.hits.lower(m.Start); i < r.hits.Len() && m.Contains(r.hits.address(i)) {
 			return m.Range
 		}
 	}

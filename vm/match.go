@@ -213,11 +213,13 @@ func (m *foldMatcher) Span() int { return m.span }
 func (m *foldMatcher) Find(data []byte, from, to int, align uint64, found func(at, length int) int) {
 	to = min(to, len(data)-m.span+1)
 	for at := from; at < to; {
-		next := at + 1
 		if m.first[data[at]] && m.equal(data[at:]) {
-			next = found(at, m.span)
+			at = candidate(from, found(at, m.span), to, align)
+		} else if align < uint64(to-at) {
+			at += int(align)
+		} else {
+			return
 		}
-		at = candidate(from, next, to, align)
 	}
 }
 

@@ -91,11 +91,13 @@ func (m *rangeMatcher) Span() int { return m.size }
 func (m *rangeMatcher) Find(data []byte, from, to int, align uint64, found func(at, length int) int) {
 	to = min(to, len(data)-m.size+1)
 	for at := from; at < to; {
-		next := at + 1
 		if (m.load(data[at:])-m.lo)&m.mask <= m.width {
-			next = found(at, m.size)
+			at = candidate(from, found(at, m.size), to, align)
+		} else if align < uint64(to-at) {
+			at += int(align)
+		} else {
+			return
 		}
-		at = candidate(from, next, to, align)
 	}
 }
 
@@ -155,11 +157,13 @@ func (m *pointerMatcher) Align() uint64 { return uint64(m.size) }
 func (m *pointerMatcher) Find(data []byte, from, to int, align uint64, found func(at, length int) int) {
 	to = min(to, len(data)-m.size+1)
 	for at := from; at < to; {
-		next := at + 1
 		if v := m.load(data[at:]); v-m.lo <= m.width && m.pointsIn(v) {
-			next = found(at, m.size)
+			at = candidate(from, found(at, m.size), to, align)
+		} else if align < uint64(to-at) {
+			at += int(align)
+		} else {
+			return
 		}
-		at = candidate(from, next, to, align)
 	}
 }
 

@@ -207,13 +207,17 @@ func (o *options) session(log io.Writer) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	settings := commands.NewSettings()
+	if err := settings.Set("color", o.color); err != nil {
+		return 0, err
+	}
 	shell := repl.New(repl.Config{
 		Output: out, Stdin: os.Stdin,
 		Session: &commands.Session{
-			Debuggee: tgt, Maps: maps, Registry: registry, Settings: commands.NewSettings(),
+			Debuggee: tgt, Maps: maps, Registry: registry, Settings: settings,
 		},
 		Debugger: tgt,
-		Color:    o.color, JSON: o.json, KeepGoing: o.keepGoing,
+		JSON:     o.json, KeepGoing: o.keepGoing,
 		StdinIsScript: o.stdinIsScript(),
 		HistoryFile:   repl.HistoryPath(),
 	})
@@ -269,6 +273,7 @@ func (o *options) work(ctx context.Context, shell *repl.Shell, tgt *target.Targe
 		}
 	}
 	if atPrompt && !shell.Left() {
+		shell.Banner = o.banner(ctx, tgt)
 		shell.Prompt(ctx)
 	}
 }

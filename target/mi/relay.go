@@ -22,9 +22,10 @@ import (
 // GDB's command.
 const RelayArg = "--dbgsh-mi-relay"
 
-// endGrace is how long a GDB whose client is gone has to end by itself: to kill
-// what it started and to detach from what it attached to.
-const endGrace = 3 * time.Second
+// endGrace is how long a GDB whose client is gone has to end by itself (to kill
+// what it started and to detach from what it attached to), and then how long it
+// has after SIGTERM, before SIGKILL.
+const endGrace = 2 * time.Second
 
 // IsRelay tells whether this process was started as the relay.
 func IsRelay() bool {
@@ -50,14 +51,15 @@ type relay struct {
 	hungUp  bool   // the client is gone
 	gone    bool   // GDB is gone
 	reason  string
-	endTime time.Time // when a GDB without client is killed
+	force   []unix.Signal // for a GDB that does not end after its client
+	forceAt time.Time     // when the first of them is due
 }
 
 // RelayMain runs the relay and returns its exit status. It must be called before
 // anything else is done in a process for which IsRelay is true.
 //
 // The relay runs GDB in a session of its own, so that no terminal can interrupt
-// or stop it, with SIGTERM as parent-death signal, and makes of GDB's output
+// or stop it, with SIGINT as parent-death signal (see hangUp), and makes of GDB's output
 // what the library can read. It outlives GDB, whatever ended that, answering
 // every command with an error, until the client sends gdb-exit or hangs up.
 func RelayMain() int {
@@ -132,7 +134,7 @@ func (r *relay) start(argv []string) error {
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: []uintptr{uintptr(in[0]), uintptr(out[1]), uintptr(errs[1])},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGINT},
 	})
 	for _, fd := range []int{in[0], out[1], errs[1]} {
 		unix.Close(fd)
@@ -189,16 +191,17 @@ func (r *relay) turn() {
 		add(r.toGDB, unix.POLLOUT)
 	}
 	timeout := -1
-	if r.hungUp && !r.endTime.IsZero() {
-		timeout = int(max(0, time.Until(r.endTime).Milliseconds()+1))
+	if len(r.force) > 0 {
+		timeout = int(max(0, time.Until(r.forceAt).Milliseconds()+1))
 	}
 	n, err := unix.Poll(fds, timeout)
 	if err != nil {
 		return // EINTR
 	}
 	if n == 0 {
-		r.signal(unix.SIGKILL)
-		r.endTime = time.Time{}
+		r.signal(r.force[0])
+		r.force = r.force[1:]
+		r.forceAt = time.Now().Add(endGrace)
 		return
 	}
 	for _, p := range fds {
@@ -254,26 +257,33 @@ func (r *relay) readClient() {
 	}
 }
 
-// hangUp ends GDB after the client: politely at first. The end of its input is
-// enough for an idle GDB; one whose target runs does not read, but minds SIGTERM.
+// hangUp ends GDB after the client. SIGINT makes it stop what it is doing, a
+// running target included, and then the end of its input makes it quit, in the
+// regular way. SIGTERM comes later only: while a target runs GDB passes an
+// interrupt on to it then, and detaches from a process that will die of it.
 func (r *relay) hangUp() {
 	r.hungUp = true
 	if r.gone {
 		return
 	}
+	r.signal(unix.SIGINT)
 	if r.toGDB >= 0 {
 		unix.Close(r.toGDB)
 		r.toGDB, r.queue = -1, nil
 	}
-	r.signal(unix.SIGTERM)
-	r.endTime = time.Now().Add(endGrace)
+	r.force = []unix.Signal{unix.SIGTERM, unix.SIGKILL}
+	r.forceAt = time.Now().Add(endGrace)
 }
 
-// signal sends sig to GDB, which has not been waited for as long as status is
-// empty.
+// signal sends sig to GDB, SIGINT to what it runs as well. GDB has not been
+// waited for as long as status is empty.
 func (r *relay) signal(sig unix.Signal) {
+	pid := r.pid
+	if sig == unix.SIGINT {
+		pid = -pid
+	}
 	if !r.gone && len(r.status) == 0 {
-		_ = unix.Kill(r.pid, sig)
+		_ = unix.Kill(pid, sig)
 	}
 }
 

@@ -101,17 +101,22 @@ func (c *Client) endOrphan() {
 	if c.pidfd < 0 {
 		return
 	}
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		if c.pollEnd(endGrace) {
+			return
+		}
+		_ = unix.PidfdSendSignal(c.pidfd, sig, nil, 0)
+	}
+}
+
+// pollEnd tells whether GDB ends within d, when no relay tells of it.
+func (c *Client) pollEnd(d time.Duration) bool {
 	fds := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
-	deadline := time.Now().Add(endGrace)
-	for {
-		n, err := unix.Poll(fds, int(max(0, time.Until(deadline).Milliseconds())))
-		if err == unix.EINTR {
-			continue
+	for end := time.Now().Add(d); ; {
+		n, err := unix.Poll(fds, int(max(0, time.Until(end).Milliseconds())))
+		if err != unix.EINTR {
+			return n > 0
 		}
-		if n == 0 {
-			_ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0)
-		}
-		return
 	}
 }
 

@@ -1,0 +1,149 @@
+// Test runs every test, then each fuzz target briefly, shows what failed, and
+// counts. A test that is skipped counts as failed: where this runs, nothing
+// that tests need may be missing.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+func main() {
+	// A number of inputs, not a time: what is under way when a time is up can
+	// count as failed (https://go.dev/issue/48591).
+	fuzzTime := "5000x"
+	only := flag.String("fuzz", "", "only fuzz, each target this long")
+	flag.Parse()
+	c := &count{failedIn: make(map[string]bool), output: make(map[name][]string)}
+	if *only != "" {
+		fuzzTime = *only
+	} else {
+		c.goTest("-race", "-timeout", "4m", "./...")
+	}
+	targets := c.fuzzTargets()
+	c.fuzzing = true
+	for _, target := range targets {
+		c.goTest("-run", "^$", "-fuzz", "^"+target.test+"$", "-fuzztime", fuzzTime, target.pkg)
+	}
+	fmt.Printf("%d passed, %d failed\n", c.passed, c.failed)
+	if c.failed > 0 || c.passed == 0 {
+		os.Exit(1)
+	}
+}
+
+// name is a package or, with test, a test in it.
+type name struct{ pkg, test string }
+
+// event is a line of test2json's output (go doc test2json), or of a build's
+// (go help buildjson).
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string
+	Test       string
+	Output     string
+	Elapsed    float64 // seconds
+}
+
+// count is what tests came to.
+type count struct {
+	fuzzing        bool
+	passed, failed int
+	failedIn       map[string]bool   // packages that had a test that failed
+	output         map[name][]string // of what is under way
+}
+
+// goTest runs go test and counts.
+func (c *count) goTest(args ...string) {
+	failed := c.failed
+	err := events(func(e event) { c.add(e) }, args...)
+	if err != nil && c.failed == failed { // it says nothing of what it could not even begin
+		c.failed++
+		fmt.Printf("FAIL go test %s: %v\n", strings.Join(args, " "), err)
+	}
+}
+
+func (c *count) add(e event) {
+	n := name{e.Package, e.Test}
+	switch e.Action {
+	case "output":
+		c.output[n] = append(c.output[n], e.Output)
+		return
+	case "build-output":
+		fmt.Print(e.Output)
+		return
+	case "pass":
+		if e.Test != "" {
+			c.passed++
+		}
+		if (e.Test != "") == c.fuzzing {
+			fmt.Printf("ok   %-16s %6.1f s  %s\n", e.Package, e.Elapsed, e.Test)
+		}
+	case "fail":
+		if e.Test != "" || !c.failedIn[e.Package] {
+			c.fail("FAIL", n)
+		}
+	case "skip":
+		if e.Test != "" { // else a package without tests
+			c.fail("SKIP", n)
+		}
+	default:
+		return
+	}
+	delete(c.output, n)
+}
+
+func (c *count) fail(what string, n name) {
+	c.failed++
+	c.failedIn[n.pkg] = true
+	fmt.Println(what, n.pkg, n.test)
+	fmt.Print(strings.Join(c.output[n], ""))
+}
+
+// fuzzTargets is every fuzz target of the module.
+func (c *count) fuzzTargets() []name {
+	var found []name
+	err := events(func(e event) {
+		if t := strings.TrimSpace(e.Output); e.Action == "output" && strings.HasPrefix(t, "Fuzz") {
+			found = append(found, name{e.Package, t})
+		}
+	}, "-list", "^Fuzz", "./...")
+	if err != nil {
+		c.failed++
+		fmt.Println("FAIL go test -list:", err)
+	}
+	return found
+}
+
+// events runs go test -json and hands over what it says.
+func events(do func(event), args ...string) error {
+	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	d := json.NewDecoder(out)
+	for {
+		var e event
+		switch err := d.Decode(&e); err {
+		case nil:
+			do(e)
+			continue
+		case io.EOF:
+			return cmd.Wait()
+		default:
+			_, _ = io.Copy(io.Discard, out)
+			_ = cmd.Wait()
+			return err
+		}
+	}
+}

@@ -1,0 +1,49 @@
+# make          builds bin/dbgsh
+# make demo     shows it at work on a small program, installing GDB where missing
+# make test     installs what the tests need, then lint and every test
+# make fuzz     each fuzz target for FUZZTIME
+# make bench    the map and the start beside GDB's; make bench-search: the search
+# make docs     docs/commands.md and docs/session.svg anew
+
+GO ?= go
+FUZZTIME ?= 20s
+
+.NOTPARALLEL:
+.PHONY: build demo test lint fuzz bench bench-search docs deps demo-deps clean
+
+build:
+	$(GO) build -o bin/dbgsh ./cmd/dbgsh
+
+demo: demo-deps build
+	@scripts/demo
+
+test: deps lint
+	@DBGSH_TEST_REQUIRE=1 $(GO) run .ci/test.go
+
+# vet and staticcheck leave out folders whose names begin with a dot.
+lint:
+	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	$(GO) vet ./... && $(GO) vet .ci/test.go
+	$(GO) tool staticcheck ./... && $(GO) tool staticcheck .ci/test.go
+
+fuzz:
+	@$(GO) run .ci/test.go -fuzz $(FUZZTIME)
+
+bench:
+	@$(GO) test -run '^$$' -bench 'Vmmap|Prompt' -benchtime 1x ./cmd/dbgsh
+
+bench-search:
+	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh
+
+docs:
+	$(GO) test ./cmd/dbgsh -run '^TestCommandsDoc$$' -update-docs
+	$(GO) run ./docs
+
+deps:
+	@.ci/install gdb gdbserver gcc g++ libc6-dev python3 nodejs procps less
+
+demo-deps:
+	@.ci/install gdb gcc libc6-dev
+
+clean:
+	rm -rf bin

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"dbgsh/target/mi"
+)
+
+// The test's executable is dbgsh where it is called by that name, and the
+// relay where dbgsh starts it as one.
+func TestMain(m *testing.M) {
+	if mi.IsRelay() {
+		os.Exit(mi.RelayMain())
+	}
+	testscript.Main(withPrograms{m}, map[string]func(){"dbgsh": main})
+}
+
+// programsVar names the folder with the debuggees, for tests and scripts.
+const programsVar = "PROGRAMS"
+
+// withPrograms builds the debuggees before the tests and removes them after.
+type withPrograms struct{ m *testing.M }
+
+func (w withPrograms) Run() int {
+	dir, err := os.MkdirTemp("", "dbgsh-programs-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		os.Setenv(programsVar, dir)
+		for _, source := range []string{
+			"testdata/inferior.c", "testdata/places.cc", "../../testdata/tour.c", "../../testdata/oddmaps.c",
+		} {
+			if err = compile(source, filepath.Join(dir, nameOf(source))); err != nil {
+				break
+			}
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return w.m.Run()
+}
+
+func nameOf(source string) string {
+	return strings.TrimSuffix(filepath.Base(source), filepath.Ext(source))
+}
+
+func compilerOf(source string) string {
+	if filepath.Ext(source) == ".cc" {
+		return "g++"
+	}
+	return "gcc"
+}
+
+// compile builds a debuggee with what GDB wants to know of it. Without a
+// compiler nothing is built.
+func compile(source, path string) error {
+	compiler := compilerOf(source)
+	if _, err := exec.LookPath(compiler); err != nil {
+		return nil
+	}
+	cmd := exec.Command(compiler, "-g", "-O0", "-pthread", "-o", path, source)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd, err, text)
+	}
+	return nil
+}
+
+// program is a debuggee that was built of the source file.
+func program(t testing.TB, source string) string {
+	t.Helper()
+	need(t, compilerOf(source))
+	return filepath.Join(os.Getenv(programsVar), nameOf(source))
+}
+
+// need skips the test where a tool is missing; under make test that fails it.
+func need(t testing.TB, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("DBGSH_TEST_REQUIRE") != "" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
+		}
+	}
+}
+
+// homeEnv is the environment of a user whose home is dir, which holds
+// nothing of the real one's.
+func homeEnv(dir string) []string {
+	return []string{
+		"HOME=" + dir,
+		"XDG_CONFIG_HOME=" + filepath.Join(dir, "config"),
+		"XDG_STATE_HOME=" + filepath.Join(dir, "state"),
+		"TMPDIR=" + filepath.Join(dir, "tmp"),
+		"LC_ALL=C.UTF-8", "TERM=xterm-256color", "SHELL=/bin/sh", "NO_COLOR=", "PAGER=", "DEBUGINFOD_URLS=",
+	}
+}
+
+// makeHome makes the folders of homeEnv.
+func makeHome(dir string) error {
+	for _, sub := range []string{"config/dbgsh", "state", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dbgsh is the program, not started yet, with a home of its own.
+func dbgsh(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	need(t, "gdb")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	if err := makeHome(home); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Args = append([]string{"dbgsh"}, args...)
+	cmd.Env = append(os.Environ(), homeEnv(home)...)
+	return cmd
+}

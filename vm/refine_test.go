@@ -1,0 +1,177 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// patchy is memory of pages, some of which cannot be read. Reading outside its
+// mappings fails the test.
+type patchy struct {
+	t     interface{ Fatalf(string, ...any) }
+	ms    []Mapping
+	bytes map[uint64]byte
+	holes map[uint64]bool // pages
+}
+
+func (p *patchy) mapped(a uint64) bool {
+	for i := range p.ms {
+		if p.ms[i].Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *patchy) ReadMemory(_ context.Context, b []byte, addr uint64) (int, error) {
+	for i := range b {
+		a := addr + uint64(i)
+		if !p.mapped(a) {
+			p.t.Fatalf("read outside the mappings at %#x", a)
+		}
+		if p.holes[a/DefaultPageSize] {
+			return i, nil
+		}
+		b[i] = p.bytes[a]
+	}
+	return len(b), nil
+}
+
+func TestRefineAgainstNaive(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ctx := context.Background()
+		const page = DefaultPageSize
+		mem := &patchy{t: t, bytes: map[uint64]byte{}, holes: map[uint64]bool{}}
+		for i := range rapid.IntRange(1, 4).Draw(t, "mappings") {
+			start := uint64(0x10000 + i*3*page)
+			if i == 3 {
+				start = 1<<64 - 2*page // ends at 2^64
+			}
+			mem.ms = append(mem.ms, Mapping{Range: Range{start, uint64(rapid.IntRange(1, 2).Draw(t, "pages")) * page}})
+			if i == 3 {
+				mem.ms[3].Size = 2 * page
+			}
+		}
+		places := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) uint64 {
+			m := mem.ms[rapid.IntRange(0, len(mem.ms)-1).Draw(t, "mapping")]
+			// Around the ends of pages, where it matters.
+			off := rapid.OneOf(rapid.Uint64Range(0, 40), rapid.Uint64Range(page-40, page+40), rapid.Uint64Range(m.Size-40, m.Size-1)).Draw(t, "offset")
+			return m.Start + off%m.Size
+		}), 1, 20).Draw(t, "places")
+		for _, a := range places {
+			for i := range uint64(rapid.IntRange(1, 20).Draw(t, "run")) {
+				mem.bytes[a+i] = byte(rapid.IntRange(0, 1).Draw(t, "byte")) + 'A'
+			}
+		}
+		needle := []byte(rapid.StringMatching(`[AB]{1,20}`).Draw(t, "needle"))
+		matcher, err := NewBytes(needle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := Scan(ctx, mem, mem.ms, ScanOptions{Matcher: matcher})
+		if err != nil {
+			t.Fatal(err)
+		}
+		snap := TakeSnapshot(ctx, mem, mem.ms, first)
+		then := map[uint64]byte{}
+		for a, b := range mem.bytes {
+			then[a] = b
+		}
+		for a := range mem.bytes {
+			if rapid.IntRange(0, 9).Draw(t, "flip") == 0 {
+				mem.bytes[a] ^= 'A' ^ 'B'
+			}
+		}
+		if rapid.Bool().Draw(t, "hole") {
+			mem.holes[(mem.ms[0].Start)/page] = true
+		}
+		gone := rapid.Bool().Draw(t, "unmapped") && len(mem.ms) > 1
+		if gone {
+			mem.ms = mem.ms[1:]
+		}
+		o := RefineOptions{
+			Change: Change(rapid.IntRange(0, 2).Draw(t, "change")),
+			Align:  uint64(rapid.IntRange(0, 4).Draw(t, "align")),
+		}
+		now := needle
+		if o.Change == AnyChange || rapid.Bool().Draw(t, "with value") {
+			now = []byte(rapid.StringMatching(`[AB]{1,3}`).Draw(t, "new needle"))
+			if o.Matcher, err = NewBytes(now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		res, unmapped, err := Refine(ctx, mem, mem.ms, snap, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readable := func(a uint64) bool { return mem.mapped(a) && !mem.holes[a/page] }
+		var want []uint64
+		wantUnmapped, wantUnread := 0, 0
+		for _, h := range first.Hits.All() {
+			if o.Align > 1 && h.Address%o.Align != 0 {
+				continue
+			}
+			if !mem.mapped(h.Address) {
+				wantUnmapped++
+				continue
+			}
+			keep, can := true, true
+			if o.Change != AnyChange {
+				same := true
+				for i := range uint64(len(needle)) {
+					can = can && readable(h.Address+i)
+					same = same && mem.bytes[h.Address+i] == then[h.Address+i]
+				}
+				keep = same == (o.Change == Unchanged)
+			}
+			if o.Matcher != nil && can && keep {
+				can = readable(h.Address)
+				for i := range uint64(len(now)) {
+					keep = keep && readable(h.Address+i) && mem.bytes[h.Address+i] == now[i]
+				}
+			}
+			switch {
+			case !can:
+				wantUnread++
+			case keep:
+				want = append(want, h.Address)
+			}
+		}
+		var got []uint64
+		for _, h := range res.Hits.All() {
+			got = append(got, h.Address)
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) || unmapped != wantUnmapped || len(res.Unread) != wantUnread {
+			t.Fatalf("got %#x, %d unmapped, %d unread; want %#x, %d, %d", got, unmapped, len(res.Unread), want, wantUnmapped, wantUnread)
+		}
+	})
+}
+
+func TestSnapshotRegion(t *testing.T) {
+	mem := &patchy{t: t, bytes: map[uint64]byte{}, holes: map[uint64]bool{}}
+	mem.ms = []Mapping{{Range: Range{0x1000, 0x1000}}, {Range: Range{0x3000, 0x1000}}, {Range: Range{0x5000, 0x1000}}}
+	for i, c := range bytes.Repeat([]byte("needle"), 2) {
+		mem.bytes[0x1ffa+uint64(i%6)] = c
+		mem.bytes[0x5000+uint64(i)] = c
+	}
+	matcher, err := NewBytes([]byte("needle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := Scan(context.Background(), mem, mem.ms, ScanOptions{Matcher: matcher})
+	if err != nil || res.Count != 3 {
+		t.Fatalf("%d hits, %v", res.Count, err)
+	}
+	snap := TakeSnapshot(context.Background(), mem, mem.ms, res)
+	f := Filter{Regions: []Region{snap.Region("@last")}}
+	if got := show(f.Select(&Map{Mappings: mem.ms})); got != "1000 5000" {
+		t.Errorf("got %s", got)
+	}
+	if _, _, err := Refine(context.Background(), mem, mem.ms, snap, RefineOptions{}); err == nil {
+		t.Error("a refinement that asks for nothing passes")
+	}
+}
