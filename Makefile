@@ -15,7 +15,9 @@ build:
 	$(GO) build -o bin/dbgsh ./cmd/dbgsh
 
 demo: demo-deps build
-	@scripts/demo
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	gcc -g -O0 -o "$$dir/tour" testdata/tour.c && \
+	bin/dbgsh -n -ex 'source -v scripts/tour.dbgsh' "$$dir/tour"
 
 test: deps lint
 	@DBGSH_TEST_REQUIRE=1 $(GO) run .ci/test.go

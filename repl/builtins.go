@@ -60,13 +60,13 @@ func (sh *Shell) sourceCommand() commands.Command {
 		Verbatim: true, WholeLine: true, NoRepeat: true,
 		Complete: commands.CompleteFile,
 		Run: func(ctx context.Context, _ *commands.Session, in commands.Input) (commands.Result, error) {
-			return nil, sh.source(ctx, in.Tail)
+			return sh.source(ctx, in.Tail)
 		},
 	}
 }
 
 // source runs the script that the arguments name.
-func (sh *Shell) source(ctx context.Context, args string) error {
+func (sh *Shell) source(ctx context.Context, args string) (commands.Result, error) {
 	name, verbose, search := strings.Trim(args, blanks), false, false
 	for {
 		word, rest := cutWord(name)
@@ -77,13 +77,12 @@ func (sh *Shell) source(ctx context.Context, args string) error {
 			search = true
 		default:
 			if name == "" {
-				return errors.New("give the script's file, e.g. source leaks.dbgsh")
+				return nil, errors.New("give the script's file, e.g. source leaks.dbgsh")
 			}
-			switch ext := filepath.Ext(name); {
-			case search, ext == ".py", ext == ".scm": // for GDB, also as to where it lies
-				return sh.inGDB(ctx, "source "+strings.Trim(args, blanks), sh.Output)
+			if ext := filepath.Ext(name); search || ext == ".py" || ext == ".scm" {
+				return sh.gdbResult(ctx, "source "+strings.Trim(args, blanks))
 			}
-			return sh.sourceFile(ctx, name, verbose)
+			return nil, sh.sourceFile(ctx, name, verbose)
 		}
 		name = strings.TrimLeft(rest, blanks)
 	}
@@ -170,7 +169,7 @@ func (sh *Shell) shell(ctx context.Context, command string, pipe commands.Result
 	args := []string{"-c", command}
 	if command == "" {
 		if pipe != nil {
-			return errors.New("give the shell's command behind the !")
+			return errors.New("give the shell's command, e.g. !sort -k4")
 		}
 		args = nil
 	}

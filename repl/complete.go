@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
@@ -27,7 +29,9 @@ func (sh *Shell) complete(ctx context.Context, left string) (head string, list [
 	defer cancel()
 	at, list := sh.candidates(ctx, left)
 	typed := left[at:]
-	list = slices.DeleteFunc(list, func(s string) bool { return !strings.HasPrefix(s, typed) || s == "" })
+	list = slices.DeleteFunc(list, func(s string) bool {
+		return s == "" || !strings.HasPrefix(s, typed) || strings.ContainsFunc(s, unicode.IsControl) || !utf8.ValidString(s)
+	})
 	slices.Sort(list)
 	list = slices.Compact(list)
 	if n := len(list); n > completionCap {

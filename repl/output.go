@@ -20,7 +20,7 @@ type Output struct {
 	midLine  bool          // the last thing written to the terminal did not end its line
 	redraw   func()        // while a prompt is shown: shows it again
 	err      error         // first error of stdout
-	failed   chan struct{} // closed with err
+	failed   chan struct{} // closed when err is set, for good
 	terminal bool          // stdout is one
 }
 
@@ -88,15 +88,16 @@ func (w inferiorOutput) Write(p []byte) (int, error) {
 }
 
 // complain writes a line to standard error, at the start of a line where both
-// outputs may be the same terminal.
+// outputs may be the same terminal. It does not wait for standard output.
 func (o *Output) complain(line string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	text := line + "\n"
-	if o.midLine && o.terminal {
-		text = "\n" + text
+	if o.mu.TryLock() {
+		if o.midLine && o.terminal {
+			text = "\n" + text
+		}
+		o.midLine = false
+		defer o.mu.Unlock()
 	}
-	o.midLine = false
 	io.WriteString(o.stderr, text) // nobody is left to be told of an error here
 }
 
@@ -130,7 +131,10 @@ func (o *Output) lent(f func(stdout, stderr io.Writer) error) error {
 // broken reports whether standard output takes nothing any more, and failed
 // whether that is for another reason than that its reader is gone.
 func (o *Output) broken() (broken, failed bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.err != nil, o.err != nil && !errors.Is(o.err, unix.EPIPE)
+	select {
+	case <-o.failed:
+		return true, !errors.Is(o.err, unix.EPIPE)
+	default:
+		return false, false
+	}
 }

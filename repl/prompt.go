@@ -107,12 +107,8 @@ func (p *prompt) one(ctx context.Context) {
 		line = p.repeat
 	}
 	err = sh.attend(ctx, func(ctx context.Context) error {
-		p.repeat = ""
-		err := sh.runLine(ctx, line)
-		if ctx.Err() == nil {
-			p.repeat = sh.repeatOf(ctx, line)
-		}
-		return err
+		p.repeat = sh.repeatOf(ctx, line)
+		return sh.runLine(ctx, line)
 	})
 	if err != nil && !sh.left && !errors.Is(err, errDropped) && !errors.Is(err, errReported) {
 		sh.fail("", "", err)

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,82 +17,8 @@ import (
 	"dbgsh/vm"
 )
 
-// inferior is what GDB says of the selected inferior.
-type inferior struct {
-	pid        int      // 0 where there is no process
-	executable string   // "" where no file is loaded
-	stack      []string // GDB's target stack, the top first: native, core, remote ...
-}
-
-// inferior asks GDB for the selected inferior.
-func (t *Target) inferior(ctx context.Context) (inferior, error) {
-	num, err := t.send(ctx, "data-evaluate-expression", "$_inferior")
-	if err != nil {
-		return inferior{}, err
-	}
-	groups, err := t.send(ctx, "list-thread-groups")
-	if err != nil {
-		return inferior{}, err
-	}
-	var inf inferior
-	id := "i" + num.Str("value")
-	for _, g := range groups.Tuples("groups") {
-		if g.Str("id") == id {
-			inf.executable = g.Str("executable")
-			inf.pid, _ = strconv.Atoi(g.Str("pid"))
-		}
-	}
-	text, err := t.query(ctx, "maint print target-stack")
-	if err != nil {
-		return inferior{}, err
-	}
-	for line := range strings.Lines(text) {
-		if layer, found := strings.CutPrefix(strings.TrimSpace(line), "- "); found {
-			name, _, _ := strings.Cut(layer, " ")
-			inf.stack = append(inf.stack, name)
-		}
-	}
-	return inf, nil
-}
-
-// native reports whether the inferior is a process on this machine.
-func (inf *inferior) native() bool { return inf.pid != 0 && slices.Contains(inf.stack, "native") }
-
-// kind names what kind of target the inferior is, for people.
-func (inf *inferior) kind() string {
-	for _, k := range []struct{ layer, name string }{
-		{"core", "a core file"}, {"extended-remote", "behind a remote stub"}, {"remote", "behind a remote stub"},
-	} {
-		if slices.Contains(inf.stack, k.layer) {
-			return k.name
-		}
-	}
-	return "no process on this machine"
-}
-
-// ErrNoSource says that dbgsh cannot read a map from this kind of target.
-var ErrNoSource = errors.New("no memory map for this kind of target")
-
-// process is the selected inferior, which is a process on this machine.
-func (t *Target) process(ctx context.Context) (inferior, error) {
-	inf, err := t.inferior(ctx)
-	switch {
-	case err != nil:
-		return inf, err
-	case inf.native():
-		return inf, nil
-	case inf.pid == 0 && !slices.Contains(inf.stack, "core"):
-		return inf, vm.ErrNoProcess
-	}
-	return inf, fmt.Errorf("%w: the debuggee is %s, and maps are read of processes on this machine; vmmap_add and vmmap_load add pages by hand", ErrNoSource, inf.kind())
-}
-
-// Map is the memory map of the selected inferior as it is now.
-func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
-	inf, err := t.process(ctx)
-	if err != nil {
-		return nil, err
-	}
+// nativeMap is the map of a process on this machine.
+func nativeMap(inf *inferior) (*vm.Map, error) {
 	_, text, err := liveThread(inf.pid)
 	if err != nil {
 		return nil, err
@@ -102,8 +27,7 @@ func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
 	if err != nil {
 		return nil, fmt.Errorf("/proc/%d/maps: %w", inf.pid, err)
 	}
-	running, _ := t.Running()
-	m := &vm.Map{Mappings: ms, AddressBits: 64, Live: running}
+	m := &vm.Map{Mappings: ms, AddressBits: 64}
 	if id, err := readIdent(procPath(inf.pid, "exe")); err == nil && id.class == elf.ELFCLASS32 {
 		m.AddressBits = 32
 	}
@@ -171,8 +95,12 @@ func (t *Target) Arch(ctx context.Context) (ptr int, order binary.ByteOrder, err
 	if err != nil {
 		return 0, nil, err
 	}
+	return t.archOf(ctx, &inf)
+}
+
+func (t *Target) archOf(ctx context.Context, inf *inferior) (ptr int, order binary.ByteOrder, err error) {
 	path := inf.executable
-	if inf.native() {
+	if inf.kind == KindNative {
 		path = procPath(inf.pid, "exe")
 	}
 	if id, err := readIdent(path); err == nil {
@@ -236,27 +164,4 @@ func (t *Target) Started() bool {
 		}
 	}
 	return false
-}
-
-// Memory is the memory of the selected inferior: read from the process itself
-// where it is one on this machine, else through GDB.
-func (t *Target) Memory(ctx context.Context) (Memory, error) {
-	inf, err := t.inferior(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if !inf.native() {
-		return gdbMemory{t}, nil
-	}
-	tid, _, err := liveThread(inf.pid)
-	if err != nil {
-		return nil, err
-	}
-	return OpenProcMem(tid, ProcMemOptions{})
-}
-
-// Memory is memory of a debuggee that can be read until it is closed.
-type Memory interface {
-	vm.Reader
-	Close() error
 }

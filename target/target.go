@@ -39,8 +39,9 @@ type Target struct {
 	tty *tty
 
 	mu      sync.Mutex
-	client  *mi.Client // nil before Start and after Close
-	program string     // the program that a new GDB is given
+	client  *mi.Client      // nil before Start and after Close
+	program string          // the program that a new GDB is given
+	stubs   map[string]Kind // what stubs have said of themselves
 	running bool
 	turned  chan struct{} // closed when running next changes
 	ran     bool          // the inferior has run since its output was last drained
@@ -82,7 +83,7 @@ func New(cfg Config) (*Target, error) {
 			cfg.GDB = path
 		}
 	}
-	return &Target{cfg: cfg, tty: tty, program: cfg.Program, turned: make(chan struct{})}, nil
+	return &Target{cfg: cfg, tty: tty, program: cfg.Program, turned: make(chan struct{}), stubs: make(map[string]Kind)}, nil
 }
 
 // Start starts GDB. The error says why it could not be started.
@@ -130,10 +131,12 @@ func (t *Target) Load(ctx context.Context) error {
 func quoteArgs(args []string) string {
 	quoted := make([]string, len(args))
 	for i, a := range args {
-		quoted[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		quoted[i] = quoteArg(a)
 	}
 	return strings.Join(quoted, " ")
 }
+
+func quoteArg(a string) string { return "'" + strings.ReplaceAll(a, "'", `'\''`) + "'" }
 
 // Close ends GDB: what it started is killed, what it attached to goes on. It
 // may be called more than once.

@@ -20,6 +20,7 @@ type Source string
 // The sources of mappings.
 const (
 	SourceProcfs Source = "procfs" // /proc/TID/maps, proc_pid_maps(5)
+	SourceRemote Source = "remote" // /proc/TID/maps on the far side of a stub
 	SourceUser   Source = "user"   // added by vmmap_add
 	SourceELF    Source = "elf"    // loaded from an ELF file by vmmap_load
 )
@@ -80,7 +81,7 @@ func (m Mapping) Clip(r Range) Mapping {
 // Anonymous reports whether the mapping is known to be private memory with no
 // file behind it, so that its pages that do not exist read as zeros.
 func (m Mapping) Anonymous() bool {
-	if m.Source != SourceProcfs || m.Inode != 0 || !m.Perm.IsNot(Shared) {
+	if m.Source != SourceProcfs && m.Source != SourceRemote || m.Inode != 0 || !m.Perm.IsNot(Shared) {
 		return false
 	}
 	// Special mappings of the kernel have no inode but pages of their own.

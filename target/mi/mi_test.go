@@ -764,6 +764,78 @@ func TestParentKilled(t *testing.T) {
 	}
 }
 
+// A process that GDB was attached to outlives GDB, when nobody but the kernel is
+// left to tell GDB, and after Close.
+func TestAttachedLivesOn(t *testing.T) {
+	need(t, "gdb")
+	prog := compile(t, "gcc", "ticker.c", ticker)
+	for name, end := range map[string]func(c *Client){
+		"relay killed": func(c *Client) { c.relay.kill() },
+		"closed":       func(c *Client) { _ = c.Close(context.Background()) },
+	} {
+		for _, run := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, running %v", name, run), func(t *testing.T) {
+				debuggee := exec.Command(prog)
+				if err := debuggee.Start(); err != nil {
+					t.Fatal(err)
+				}
+				pid := debuggee.Process.Pid
+				defer func() { _ = debuggee.Process.Kill(); _ = debuggee.Wait() }()
+				events := make(chan struct{}, 100)
+				c := realGDB(t, Config{Handler: func(e Event) {
+					if e.Class == "running" {
+						events <- struct{}{}
+					}
+				}}, prog)
+				console(t, c, fmt.Sprintf("attach %d", pid))
+				r, err := c.Send(testContext(t), "data-evaluate-expression", "(long)&main")
+				if err != nil {
+					t.Fatal(err)
+				}
+				addr, _ := r.Int("value")
+				code := readMemory(t, pid, addr)
+				// Never hit, but in the code while the program runs.
+				console(t, c, "break main")
+				for len(events) > 0 {
+					<-events
+				}
+				result := make(chan error, 1)
+				if run {
+					go func() { result <- c.Console(context.Background(), "continue", nil) }()
+					<-events
+				} else {
+					result <- nil
+				}
+				end(c)
+				<-result
+				waitFor(t, "end of GDB", func() bool { return !running(c.PID()) })
+				waitFor(t, "running program", func() bool {
+					status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+					return strings.Contains(string(status), "State:\tR")
+				})
+				if got := readMemory(t, pid, addr); got != code {
+					t.Errorf("a breakpoint is left: %x, was %x", got, code)
+				}
+			})
+		}
+	}
+}
+
+// readMemory returns the 32 bytes at addr of a process.
+func readMemory(t *testing.T, pid int, addr int64) string {
+	t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	buf := make([]byte, 32)
+	if _, err := f.ReadAt(buf, addr); err != nil {
+		t.Fatal(err)
+	}
+	return string(buf)
+}
+
 func BenchmarkSend(b *testing.B) {
 	c := realGDB(b, Config{})
 	ctx := context.Background()

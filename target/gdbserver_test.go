@@ -1,0 +1,114 @@
+package target
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"dbgsh/vm"
+)
+
+// serve starts gdbserver on a program and returns where it listens. It ends
+// with the test.
+func serve(t testing.TB, args ...string) string {
+	t.Helper()
+	need(t, "gdbserver")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	cmd := exec.Command("gdbserver", append([]string{"--once", addr}, args...)...)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), "Listening on port") {
+			go func() { // so that it never waits for a reader
+				for lines.Scan() {
+				}
+			}()
+			return addr
+		}
+	}
+	t.Fatalf("gdbserver does not listen: %v", lines.Err())
+	return ""
+}
+
+func TestMapBehindGDBServer(t *testing.T) {
+	prog := compile(t, "oddmaps")
+	for _, how := range []string{"remote", "extended-remote"} {
+		t.Run(how, func(t *testing.T) {
+			d := start(t, prog)
+			d.gdbLines("target "+how+" "+serve(t, prog, t.TempDir()), "break ready", "continue")
+			d.sameMap()
+			inf, err := d.inferior(d.ctx)
+			if err != nil || inf.kind != KindGDBServer {
+				t.Errorf("kind is %v, %v", inf.kind, err)
+			}
+			m, err := d.Map(d.ctx)
+			if err != nil || m.Mappings[0].Source != vm.SourceRemote {
+				t.Fatalf("%+v, %v", m, err)
+			}
+			d.sameMemory(m)
+		})
+	}
+}
+
+// sameMemory compares what is read through the target with /proc/PID/mem.
+func (d *debuggee) sameMemory(m *vm.Map) {
+	d.t.Helper()
+	mem, err := d.Memory(d.ctx)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer mem.Close()
+	truth, err := os.Open(fmt.Sprintf("/proc/%d/mem", d.pid()))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer truth.Close()
+	read := 0
+	for _, mp := range m.Mappings {
+		if !mp.Perm.Is(vm.Read) || mp.Name == "[vsyscall]" || strings.HasPrefix(mp.Name, "[vvar") {
+			continue
+		}
+		want, got := make([]byte, mp.Size), make([]byte, mp.Size)
+		if n, err := truth.ReadAt(want, int64(mp.Start)); err != nil || uint64(n) != mp.Size {
+			d.t.Fatalf("%v: %d, %v", mp, n, err)
+		}
+		n, err := mem.ReadMemory(d.ctx, got, mp.Start)
+		if err != nil || uint64(n) != mp.Size || !bytes.Equal(got, want) {
+			d.t.Errorf("%v %s: read %d of %d bytes, %v, equal: %v", mp.Range, mp.Title(), n, mp.Size, err, bytes.Equal(got, want))
+		}
+		read++
+	}
+	if read < 10 {
+		d.t.Errorf("only %d mappings were read", read)
+	}
+}
+
+func TestMemoryOfProcess(t *testing.T) {
+	d := start(t, compile(t, "oddmaps"), t.TempDir())
+	d.gdbLines("break ready", "run")
+	m, err := d.Map(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.sameMemory(m)
+}

@@ -1,0 +1,61 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"dbgsh/vm"
+)
+
+// ErrNoSource says that dbgsh cannot read a map from this kind of target.
+var ErrNoSource = errors.New("no memory map for this kind of target")
+
+// Map is the memory map of the selected inferior as it is now. The error wraps
+// vm.ErrNoProcess where there is nothing that could have a map, and ErrNoSource
+// where dbgsh has no source of one.
+func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
+	inf, err := t.inferior(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var m *vm.Map
+	switch inf.kind {
+	case KindNone:
+		return nil, vm.ErrNoProcess
+	case KindNative:
+		m, err = nativeMap(&inf)
+	case KindGDBServer:
+		m, err = t.serverMap(ctx, &inf)
+	default:
+		return nil, fmt.Errorf("%w: the debuggee is %v; vmmap_add and vmmap_load add pages by hand", ErrNoSource, inf.kind)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.Live, _ = t.Running()
+	return m, nil
+}
+
+// Memory is memory of a debuggee that can be read until it is closed.
+type Memory interface {
+	vm.Reader
+	Close() error
+}
+
+// Memory is the memory of the selected inferior: read from the process itself
+// where it is one on this machine, else through GDB.
+func (t *Target) Memory(ctx context.Context) (Memory, error) {
+	inf, err := t.inferior(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if inf.kind != KindNative {
+		return gdbMemory{t: t, remote: inf.kind >= KindGDBServer}, nil
+	}
+	tid, _, err := liveThread(inf.pid)
+	if err != nil {
+		return nil, err
+	}
+	return OpenProcMem(tid, ProcMemOptions{})
+}
