@@ -64,6 +64,9 @@ func (d *fakeDebuggee) ReadMemory(_ context.Context, p []byte, addr uint64) (int
 
 func (d *fakeDebuggee) Arch(context.Context) (int, binary.ByteOrder, error) { return 8, d.order, nil }
 func (d *fakeDebuggee) Program(context.Context) (string, error)             { return d.program, nil }
+func (d *fakeDebuggee) Status(context.Context) (target.Status, error) {
+	return target.Status{Kind: target.KindNative, PID: 7, GDB: "13.1", Map: "/proc/7/maps"}, nil
+}
 func (d *fakeDebuggee) Help(_ context.Context, topic string) (string, error) {
 	if topic == "nosuch" {
 		return "", errors.New(`Undefined command: "nosuch".  Try "help".`)

@@ -22,6 +22,7 @@ func All() []Command {
 		vmmapClear(),
 		vmmapLoad(),
 		search(),
+		status(),
 		help(),
 		set(),
 		show(),

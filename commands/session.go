@@ -35,6 +35,8 @@ type Debuggee interface {
 	Arch(ctx context.Context) (ptr int, order binary.ByteOrder, err error)
 	// Program is the path of the program's file, "" where none is loaded.
 	Program(ctx context.Context) (string, error)
+	// Status is what is known of the debuggee and its GDB.
+	Status(ctx context.Context) (target.Status, error)
 	// Help is what GDB's help says of a topic.
 	Help(ctx context.Context, topic string) (string, error)
 }

@@ -114,6 +114,13 @@ func (c *Cache) Add(ms ...Mapping) ([]Overlap, error) {
 	return overlaps, nil
 }
 
+// Added is the number of added mappings.
+func (c *Cache) Added() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.added)
+}
+
 // ClearAdded drops the added mappings and says how many there were.
 func (c *Cache) ClearAdded() int {
 	c.mu.Lock()

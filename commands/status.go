@@ -1,0 +1,69 @@
+package commands
+
+import (
+	"context"
+	"encoding/json"
+
+	"dbgsh/target"
+)
+
+func status() Command {
+	return Command{
+		Name:     "status",
+		Group:    Memory,
+		Short:    "Show what is debugged, and where its memory map comes from.",
+		Examples: []Example{{"status", "kind of debuggee, process, program, GDB, source of the map"}},
+		Run: func(ctx context.Context, s *Session, _ Input) (Result, error) {
+			st, err := s.Debuggee.Status(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return &statusResult{st, s.Maps.Added()}, nil
+		},
+	}
+}
+
+// statusResult is what is known of the target.
+type statusResult struct {
+	target.Status
+	added int // mappings added by hand
+}
+
+// WriteText is a line for each thing known.
+func (r *statusResult) WriteText(t *Text) {
+	line := func(name, format string, args ...any) {
+		t.Printf(Faint, "%-9s", name)
+		t.Printf(Plain, format+"\n", args...)
+	}
+	state := "stopped"
+	if r.Running {
+		state = "running"
+	}
+	if r.PID != 0 {
+		line("debuggee", "%v, pid %d, %s", r.Kind, r.PID, state)
+	} else {
+		line("debuggee", "%v", r.Kind)
+	}
+	if r.Program != "" {
+		line("program", "%s", r.Program)
+	}
+	line("GDB", "%s, pid %d", r.GDB, r.GDBPID)
+	line("map from", "%s", r.Map)
+	if r.added > 0 {
+		line("added", "%s, by vmmap_add or vmmap_load", count(r.added, "mapping"))
+	}
+}
+
+// MarshalJSON is an object of what is known.
+func (r *statusResult) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Kind    string `json:"kind"`
+		PID     int    `json:"pid"`
+		Running bool   `json:"running"`
+		Program string `json:"program"`
+		GDB     string `json:"gdb"`
+		GDBPID  int    `json:"gdb_pid"`
+		Map     string `json:"map"`
+		Added   int    `json:"added"`
+	}{r.Kind.String(), r.PID, r.Running, r.Program, r.GDB, r.GDBPID, r.Map, r.added})
+}
