@@ -3,7 +3,7 @@
 # make test     installs what the tests need, then lint and every test
 # make fuzz     each fuzz target for FUZZTIME
 # make bench    the map and the start beside GDB's; make bench-search: the search
-# make docs     docs/commands.md and docs/session.svg anew
+# make docs     docs/commands.md, the flags in docs/usage.md and docs/session.svg anew
 
 GO ?= go
 FUZZTIME ?= 20s
@@ -38,7 +38,7 @@ bench-search:
 	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh
 
 docs:
-	$(GO) test ./cmd/dbgsh -run '^TestCommandsDoc$$' -update-docs
+	$(GO) test ./cmd/dbgsh -run 'Doc$$' -update-docs
 	$(GO) run ./docs
 
 deps:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 
 	"github.com/spf13/pflag"
 
@@ -155,8 +154,7 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 		return nil, err
 	}
 	res := &searchResult{
-		mappings: partsOf(sel.Matches()), bits: m.AddressBits,
-		notes: slices.Clone(m.Notes), onlyCount: o.count, shown: o.shown,
+		mappings: partsOf(sel.Matches()), bits: m.AddressBits, onlyCount: o.count, shown: o.shown,
 	}
 	if len(res.mappings) == 0 {
 		res.notes = append(res.notes, noneNote(m, filter))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"dbgsh/vm"
 )
@@ -43,24 +44,36 @@ func (r *searchResult) WriteText(t *Text) {
 	if n := r.scan.Hits.Len(); n > 0 {
 		width = len(fmt.Sprintf("%#x", r.scan.Hits.At(n-1).Address))
 	}
-	titles := make(map[int]string)
+	titles, titleWidth := r.titles()
 	for i, h := range r.scan.Hits.All() {
 		if i == r.shown {
 			t.Printf(Plain, "%s more not shown\n", count(r.scan.Hits.Len()-i, "hit"))
 			break
 		}
-		title, ok := titles[h.Mapping]
-		if !ok {
-			title = r.mappings[h.Mapping].ShortTitle()
-			titles[h.Mapping] = title
-		}
-		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-15s", title)
+		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-*s", titleWidth, titles[h.Mapping])
 		t.Printf(Plain, " %#-*x  %-*s  %s\n", width, h.Address, 3*vm.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
 	}
 	for _, n := range r.notes {
 		t.Print(Plain, n+"\n")
 	}
 	t.Print(Plain, r.summary()+"\n")
+}
+
+// titles are the short names of the mappings that hold hits to show, and the
+// width of their column in characters.
+func (r *searchResult) titles() (titles map[int]string, width int) {
+	titles, width = make(map[int]string), 15
+	for i, h := range r.scan.Hits.All() {
+		if i == r.shown {
+			break
+		}
+		if _, ok := titles[h.Mapping]; !ok {
+			title := r.mappings[h.Mapping].ShortTitle()
+			titles[h.Mapping] = title
+			width = min(max(width, utf8.RuneCountInString(title)), 32)
+		}
+	}
+	return titles, width
 }
 
 // hexPreview is bytes in hex, in two halves.

@@ -76,7 +76,7 @@ func (o *selection) region(ctx context.Context, s *Session, w Word) (vm.Region, 
 		if w.Text == "" {
 			return vm.Region{}, usagef("a REGION is empty; give an address, a range, /regexp/ or a part of a name")
 		}
-		if r, ok, err := vm.ParseRegion(w.Text); ok || err != nil {
+		if r, ok, err := vm.ParseRegion(w.Literal()); ok || err != nil {
 			return r, err
 		}
 		if w.Text == "@last" {

@@ -175,6 +175,11 @@ func (r *mapResult) writeTable(t *Text) {
 		row := &r.rows[i]
 		line := fmt.Sprintf("%s%#*x %*s %v %*x %*x %s", indent, width, row.Start, width, "0x"+row.EndHex(),
 			row.Perm, sizeWidth, row.Size, offsetWidth, row.Offset, row.Title())
+		if absent := row.Kept.Absent(row.Size); absent == row.Size {
+			line += " (not in the core)"
+		} else if absent > 0 {
+			line += fmt.Sprintf(" (%#x bytes not in the core)", absent)
+		}
 		for _, a := range row.Addrs {
 			line += fmt.Sprintf(" +%#x", a-row.Start)
 		}
@@ -196,12 +201,23 @@ type jsonMapping struct {
 	NameBytes string    `json:"name_bytes,omitempty"` // hex, where Name is escaped
 	Source    vm.Source `json:"source"`
 	Match     bool      `json:"match"`
+	Bytes     *keptJSON `json:"bytes,omitempty"` // of a core: where they are
+}
+
+// keptJSON is how JSON shows where the bytes of a mapping of a core are.
+type keptJSON struct {
+	InCore   uint64 `json:"in_core"`
+	FromFile uint64 `json:"in_mapped_file"`
+	Absent   uint64 `json:"absent"`
 }
 
 func jsonOf(m *vm.Mapping, match bool) jsonMapping {
 	j := jsonMapping{
 		Start: hexNumber(m.Start), End: "0x" + m.EndHex(), Size: m.Size, Perm: m.Perm.String(),
 		Offset: m.Offset, Name: m.Title(), Source: m.Source, Match: match,
+	}
+	if m.Kept.Known {
+		j.Bytes = &keptJSON{m.Kept.InCore, m.Kept.FromFile, m.Kept.Absent(m.Size)}
 	}
 	if m.Name != "" && j.Name != m.Name {
 		j.NameBytes = hex.EncodeToString([]byte(m.Name))

@@ -110,7 +110,11 @@ func (sh *Shell) arguments(ctx context.Context, c *commands.Command, tail string
 	}
 	switch c.Complete {
 	case commands.CompleteRegion:
-		return append(sh.mappingNames(ctx, word), sh.gdbTail(ctx, "print ", word)...)
+		names := sh.mappingNames(ctx, word)
+		if word != "" && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, word) }) {
+			return names // a program has thousands of symbols
+		}
+		return append(names, sh.gdbTail(ctx, "print ", word)...)
 	case commands.CompleteCommand:
 		return append(sh.commandNames(), sh.gdbTail(ctx, "help ", word)...)
 	case commands.CompleteSetting:

@@ -91,11 +91,11 @@ func (g *fakeGDB) Console(ctx context.Context, line string, out io.Writer) error
 				}
 			}
 		}
-	case "eof": // runs until its input ends
+	case "eof", "eof2": // runs until its input ends, or ends twice
 		g.setRunning(true)
 		defer g.setRunning(false)
 		for range g.typed {
-			if g.got("\x04") {
+			if g.got(map[string]string{"eof": "\x04", "eof2": "\x04\x04"}[word]) {
 				fmt.Fprintf(out, "inferior read %q\n", g.keyboard.String())
 				return nil
 			}
@@ -240,6 +240,7 @@ func testCommands() []commands.Command {
 		{
 			Name: "wait", Group: "Test", Short: "Waits.",
 			Run: func(ctx context.Context, _ *commands.Session, _ commands.Input) (commands.Result, error) {
+				fmt.Println("waiting")
 				<-ctx.Done()
 				return nil, ctx.Err()
 			},

@@ -22,7 +22,6 @@ type prompt struct {
 	sh      *Shell
 	liner   *liner.State
 	history *history
-	editing bool        // the terminal can be edited on
 	reading chan answer // a read that was left waiting
 	repeat  string      // what an empty line runs
 }
@@ -46,7 +45,6 @@ func (sh *Shell) Prompt(ctx context.Context) {
 	defer p.liner.Close()
 	if err == nil && liner.TerminalSupported() {
 		if t, err := newTTY(sh.Stdin, original); err == nil {
-			p.editing = true
 			sh.tty.Store(t)
 			defer func() {
 				sh.tty.Store(nil)
@@ -85,7 +83,7 @@ func (sh *Shell) Prompt(ctx context.Context) {
 func (p *prompt) one(ctx context.Context) {
 	sh := p.sh
 	var line string
-	sh.signals.foreign.Store(sh.tty.Load() != nil)
+	sh.signals.foreign.Store(p.editor(promptText) != nil)
 	err := sh.attend(ctx, func(ctx context.Context) (err error) {
 		line, _, err = next(ctx, p)
 		return err
@@ -163,11 +161,24 @@ func (p *prompt) line(ctx context.Context, more bool) (string, error) {
 	return line, err
 }
 
+// editor is the terminal, if liner edits lines behind a prompt there: without
+// room for ten characters more it reads them as they come.
+func (p *prompt) editor(text string) *tty {
+	t := p.sh.tty.Load()
+	if t == nil {
+		return nil
+	}
+	size, err := unix.IoctlGetWinsize(t.fd, unix.TIOCGWINSZ)
+	if err != nil || int(size.Col) < len(text)+10 {
+		return nil
+	}
+	return t
+}
+
 // read reads a line. One that ctx leaves waiting is what the next call reads.
 func (p *prompt) read(ctx context.Context, text string) (string, error) {
 	p.sh.Output.startLine()
-	t := p.sh.tty.Load()
-	if t != nil {
+	if t := p.editor(text); t != nil {
 		// Ctrl-C is a key from before the prompt shows until after the line is
 		// read; a SIGINT is a late one for what ended before.
 		p.sh.signals.foreign.Store(true)

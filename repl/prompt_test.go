@@ -99,11 +99,16 @@ type terminal struct {
 
 func startTerminal(t *testing.T, env ...string) *terminal {
 	t.Helper()
+	return startTerminalSized(t, &pty.Winsize{Rows: 30, Cols: 100}, env...)
+}
+
+func startTerminalSized(t *testing.T, size *pty.Winsize, env ...string) *terminal {
+	t.Helper()
 	state := t.TempDir()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "DBGSH_TEST_SHELL=1", "TERM=xterm", "NO_COLOR=1", "SHELL=/bin/sh", "PAGER=", "XDG_STATE_HOME="+state)
 	cmd.Env = append(cmd.Env, env...)
-	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 30, Cols: 100})
+	tty, err := pty.StartWithSize(cmd, size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,6 +248,7 @@ func TestPrompt(t *testing.T) {
 	term.expect("interrupted\r\n")
 	term.prompt()
 	term.line("wait")
+	term.expect("waiting\r\n")
 	term.send("\x03")
 	term.expect("wait: interrupted\r\n")
 	term.prompt()
@@ -268,7 +274,6 @@ func TestPrompt(t *testing.T) {
 
 	// The inferior speaks while the prompt is shown: it is shown again.
 	term.line("later")
-	term.prompt()
 	term.expect("from the inferior\r\n")
 	term.prompt()
 
@@ -289,7 +294,8 @@ func TestPrompt(t *testing.T) {
 	term.expect(` icanon`)
 	term.expect("again\r\n")
 	term.prompt()
-	term.line("shell sleep 100")
+	term.line("shell echo asleep; exec sleep 100")
+	term.expect("asleep\r\n")
 	term.send("\x03")
 	term.expect("shell: ended by signal: interrupt\r\n")
 	term.prompt()
@@ -459,7 +465,13 @@ func TestCompletionOnTab(t *testing.T) {
 
 // TestDumbTerminal: without editing, the prompt works all the same.
 func TestDumbTerminal(t *testing.T) {
-	term := startTerminal(t, "TERM=dumb")
+	t.Run("dumb", func(t *testing.T) { testDumb(t, startTerminal(t, "TERM=dumb")) })
+	t.Run("no width", func(t *testing.T) {
+		testDumb(t, startTerminalSized(t, &pty.Winsize{}))
+	})
+}
+
+func testDumb(t *testing.T, term *terminal) {
 	term.prompt()
 	term.send("words a\n")
 	term.expect("\na\r\n")

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -279,9 +278,9 @@ func TestInputOfScripts(t *testing.T) {
 		keep              int
 	}{
 		{"one\ndone\n", "run", `inferior read "one\ndone\n"`, 0},
-		{"one\ndone\n", "run", `inferior read "one\ndone"`, 2},
+		{"one\ndone\n", "run", `inferior read "one\ndone`, 2},
 		{"one\n", "eof", `inferior read "one\n\x04"`, 0},
-		{"one", "eof", `inferior read "one\x04\x04"`, 0},
+		{"one", "eof2", `inferior read "one\x04\x04"`, 0},
 		{"", "eof", `inferior read "\x04"`, 0},
 	} {
 		r, w, err := os.Pipe()
@@ -289,7 +288,7 @@ func TestInputOfScripts(t *testing.T) {
 			t.Fatal(err)
 		}
 		io.WriteString(w, tt.input)
-		if tt.line == "eof" {
+		if strings.HasPrefix(tt.line, "eof") {
 			w.Close()
 		}
 		var stdout bytes.Buffer
@@ -297,7 +296,7 @@ func TestInputOfScripts(t *testing.T) {
 		g.keep = tt.keep
 		sh := newTestShell(t, g, NewOutput(&stdout, io.Discard, false), func(c *Config) { c.Stdin = r })
 		sh.RunLine(context.Background(), "-ex", tt.line)
-		if !regexp.MustCompile(regexp.QuoteMeta(tt.want[:len(tt.want)-1])).MatchString(stdout.String()) {
+		if !strings.Contains(stdout.String(), tt.want) {
 			t.Errorf("%q: %q, want %s", tt.input, stdout.String(), tt.want)
 		}
 		w.Close()

@@ -49,7 +49,11 @@ type Shell struct {
 
 // New is a shell. With an empty Config it is good for Commands only.
 func New(cfg Config) *Shell {
-	return &Shell{Config: cfg, classes: classes(), signals: newSignals(), patience: defaultPatience, paint: painter()}
+	sh := &Shell{Config: cfg, classes: classes(), signals: newSignals(), patience: defaultPatience, paint: painter()}
+	if sh.Session != nil {
+		sh.Session.Progress = sh.progress
+	}
+	return sh
 }
 
 // Left reports whether the shell is to be left without a further line or
@@ -270,7 +274,11 @@ func (sh *Shell) runStages(ctx context.Context, stages []stage) error {
 		var err error
 		out, err = sh.runStage(ctx, st, out.Result)
 		if err != nil {
-			return err
+			if out.Result == nil {
+				return err
+			}
+			// What was done until then, shown although the line may be cancelled.
+			return errors.Join(sh.show(context.WithoutCancel(ctx), out.Result, sh.JSON || out.JSON), err)
 		}
 		if out.Result == nil && !sh.last {
 			return &lineError{st.command.Name, fmt.Errorf("its output cannot be handed on")}

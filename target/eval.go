@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -155,8 +156,8 @@ func classify(text string) exprType {
 	}
 	isEnd := func(s string) bool { return strings.HasSuffix(end, s) }
 	switch {
-	case isEnd("*"):
-	case isEnd("]"), isEnd(")") && !strings.Contains(end, "(*)"), strings.HasPrefix(typ, "<"):
+	case isEnd("*"), pointsToPlace(end):
+	case isEnd("]"), isEnd(")"), strings.HasPrefix(typ, "<"):
 		x.kind = kindPlace
 	case isEnd("}"):
 		for _, agg := range []string{"struct", "union", "class"} {
@@ -171,3 +172,14 @@ func classify(text string) exprType {
 	}
 	return x
 }
+
+// pointsToPlace reports whether typ is a pointer to an array or a function,
+// like "char (*)[32]" or "int (*(*)[2])(void)".
+func pointsToPlace(typ string) bool {
+	declarator := typ[strings.LastIndexByte(typ, '}')+1:] // behind the fields of a structure
+	i := strings.IndexByte(declarator, '(')
+	return i >= 0 && innermostPointer.MatchString(declarator[i:])
+}
+
+// innermostPointer matches brackets whose innermost ones hold stars alone.
+var innermostPointer = regexp.MustCompile(`^(\(\*+ ?(const|volatile)? ?)+\)`)

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"dbgsh/target/mi"
+	"dbgsh/vm"
 )
 
 // gdbMemory reads memory through GDB: whatever the target is, and slowly.
@@ -102,3 +104,60 @@ func (g gdbMemory) read(ctx context.Context, p []byte, addr uint64) (int, error)
 
 // Close implements commands.MemoryReader.
 func (gdbMemory) Close() error { return nil }
+
+// The most bytes of a needle, which has to fit into a packet, and of a range,
+// which the stub has to have searched before GDB's remotetimeout (2 s).
+const (
+	findNeedle = 256
+	findPiece  = 64 << 20
+)
+
+// FindBytes implements vm.Finder by the packet that GDB's find uses, with which
+// a stub searches its own memory (qSearch:memory; GDB's manual, General Query
+// Packets). It is sent without find, which takes a page that cannot be read for
+// the end of the search and does not say so.
+func (g gdbMemory) FindBytes(ctx context.Context, r vm.Range, needle []byte, limit int) (at []uint64, ok bool, err error) {
+	n := uint64(len(needle))
+	if !g.remote || n == 0 || n > findNeedle || needle[n-1] == ' ' {
+		return nil, false, nil // GDB drops a blank at the end of a line
+	}
+	pattern := escapePacket(needle)
+	for off := uint64(0); r.Size-off >= n && len(at) < limit; {
+		size := min(r.Size-off, findPiece)
+		answer, err := g.t.packet(ctx, fmt.Sprintf("qSearch:memory:%x;%x;%s", r.Start+off, size, pattern))
+		if err != nil {
+			return nil, false, err
+		}
+		if answer == "0" {
+			if off += size; off < r.Size {
+				off -= n - 1 // the needle may lie across the end of the piece
+			}
+			continue
+		}
+		hex, found := strings.CutPrefix(answer, "1,")
+		addr, err := strconv.ParseUint(hex, 16, 64)
+		if !found || err != nil || !r.Contains(addr) || addr-r.Start < off {
+			return nil, false, nil // it cannot, or cannot read all of it
+		}
+		at = append(at, addr)
+		off = addr - r.Start + 1
+	}
+	return at, true, nil
+}
+
+// escapePacket writes bytes as the binary data of a packet (GDB's manual,
+// Overview: a byte after 0x7d stands for itself with bit 5 turned). All that is
+// no letter, digit or blank is written so, which keeps it through a line of
+// GDB's; a blank would become a NUL, which cannot be kept.
+func escapePacket(p []byte) string {
+	var b strings.Builder
+	for _, c := range p {
+		if c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9' || c == ' ' {
+			b.WriteByte(c)
+			continue
+		}
+		b.WriteByte(0x7d)
+		b.WriteByte(c ^ 0x20)
+	}
+	return b.String()
+}

@@ -112,3 +112,52 @@ func TestMemoryOfProcess(t *testing.T) {
 	}
 	d.sameMemory(m)
 }
+
+func TestSearchBehindGDBServer(t *testing.T) {
+	prog := compile(t, "oddmaps")
+	d := start(t, prog)
+	d.gdbLines("target remote "+serve(t, prog, t.TempDir()), "break ready", "continue")
+	m, err := d.Map(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := d.Memory(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	local, err := OpenProcMem(d.pid(), ProcMemOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	// What the guard in oddmaps separates; bytes that a packet has to escape; and
+	// the first bytes of files, which lie beside memory that cannot be read.
+	for _, needle := range []string{"the guard", "\x7fELF", "\x00\x00\x00\x00\x7d", "#$}*", "\xff\xff\xff\xff\xff\xff\xff\xff"} {
+		matcher, err := vm.NewBytes([]byte(needle))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := vm.ScanOptions{Matcher: matcher, Limit: 500}
+		got, err := vm.Scan(d.ctx, mem, m.Mappings, o)
+		if err != nil || got.Partial != nil {
+			t.Fatal(err, got.Partial)
+		}
+		want, err := vm.Scan(d.ctx, local, m.Mappings, o)
+		if err != nil || want.Partial != nil {
+			t.Fatal(err, want.Partial)
+		}
+		if got.Count != want.Count || needle == "the guard" && got.Count != 2 {
+			t.Errorf("%q: %d hits, want %d", needle, got.Count, want.Count)
+			continue
+		}
+		for i, h := range got.Hits.All() {
+			if w := want.Hits.At(i); h.Address != w.Address || !bytes.Equal(h.Preview, w.Preview) {
+				t.Errorf("%q: hit %d is %#x %x, want %#x %x", needle, i, h.Address, h.Preview, w.Address, w.Preview)
+			}
+		}
+		if got.SearchedBytes != want.SearchedBytes {
+			t.Errorf("%q: searched %d bytes, want %d (%v, %v)", needle, got.SearchedBytes, want.SearchedBytes, got.Unread, want.Unread)
+		}
+	}
+}

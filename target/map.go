@@ -25,6 +25,8 @@ func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
 		return nil, vm.ErrNoProcess
 	case KindNative:
 		m, err = nativeMap(&inf)
+	case KindCore:
+		m, err = t.coreMap(ctx, &inf)
 	case KindGDBServer:
 		m, err = t.serverMap(ctx, &inf)
 	default:
@@ -33,7 +35,8 @@ func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.Live, _ = t.Running()
+	running, _ := t.Running()
+	m.Live = m.Live || running
 	return m, nil
 }
 
@@ -50,12 +53,19 @@ func (t *Target) Memory(ctx context.Context) (Memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	if inf.kind != KindNative {
-		return gdbMemory{t: t, remote: inf.kind >= KindGDBServer}, nil
+	switch inf.kind {
+	case KindNative:
+		tid, _, err := liveThread(inf.pid)
+		if err != nil {
+			return nil, err
+		}
+		return OpenProcMem(tid, ProcMemOptions{})
+	case KindCore:
+		c, err := t.core(ctx, &inf)
+		if err != nil {
+			return nil, err
+		}
+		return coreMemory{c.core}, nil
 	}
-	tid, _, err := liveThread(inf.pid)
-	if err != nil {
-		return nil, err
-	}
-	return OpenProcMem(tid, ProcMemOptions{})
+	return gdbMemory{t: t, remote: inf.kind >= KindGDBServer}, nil
 }

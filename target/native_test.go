@@ -197,7 +197,7 @@ func TestEvaluate(t *testing.T) {
 	text := `#include <stdio.h>
 int arr[4]; char text[16] = "abc"; char *msg = "hi"; short neg = -3; signed char c = -1;
 unsigned long big = -1UL; enum e { RED, GREEN } col = GREEN; _Bool yes = 1; double d = 1.5; float f = 2;
-struct s { int a; long b; } st, *sp = &st; void (*fp)(void); int (*table[2])(void);
+struct s { int a; long b; } st, *sp = &st; void (*fp)(void); int (*table[2])(void); int takes(int (*f)(int (*)[4])) { return f == 0; }
 int called; int side(void) { return ++called; }
 int main(void) { puts(msg); return side() - 1; }
 `
@@ -232,6 +232,8 @@ int main(void) { puts(msg); return side() - 1; }
 		{"arr", address("arr"), false}, {"&arr[1]", address("arr") + 4, false}, {"text", address("text"), false},
 		{"main", address("main"), false}, {"&st", address("st"), false}, {"sp", address("st"), false},
 		{"st.a", 0, false}, {"&st.b", address("st") + 8, false}, {"table", address("table"), false},
+		{"&arr", address("arr"), false}, {"&text", address("text"), false}, {"&main", address("main"), false},
+		{"&table", address("table"), false}, {"takes", address("takes"), false},
 		{"neg", 1<<64 - 3, true}, {"c", 1<<64 - 1, true}, {"col", 1, false}, {"RED", 0, false}, {"yes", 1, false},
 		{"fp", 0, false}, {"'values.c'::neg", 1<<64 - 3, true}, {"$_exitcode == 5 ? 1 : 0", 0, false},
 	} {

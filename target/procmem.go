@@ -1,6 +1,7 @@
 package target
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -57,6 +58,8 @@ type ProcMem struct {
 	through uint64       // bytes of files read through the process
 	why     error        // the first reason for that
 	closed  bool
+	vdso    []byte // our own, if it is the same; nil for not asked yet
+	vdsoErr error  // why it is not
 }
 
 // mappedFile is the file behind a mapping.
@@ -133,7 +136,7 @@ func (p *ProcMem) Notes() []string {
 		return nil
 	}
 	return []string{fmt.Sprintf(
-		"%d bytes of mapped files were read through the process, which makes their pages resident: %v", p.through, p.why)}
+		"%d bytes of files and of the vDSO were read through the process, which makes their pages resident: %v", p.through, p.why)}
 }
 
 func (p *ProcMem) gone() error { return fmt.Errorf("thread %d: %w", p.tid, vm.ErrProcessGone) }
@@ -451,7 +454,7 @@ func zeroPageFrame() uint64 {
 // pages that the process does not have are read from the file, since reading
 // them through the process would give them to it.
 func (p *ProcMem) ReadMapping(ctx context.Context, m vm.Mapping, b []byte, addr uint64) (int, error) {
-	if m.Source != vm.SourceProcfs || m.Inode == 0 || len(b) == 0 {
+	if m.Source != vm.SourceProcfs || len(b) == 0 || m.Inode == 0 && m.Name != vdsoName {
 		return p.ReadMemory(ctx, b, addr)
 	}
 	own, err := p.owned(b, addr)
@@ -471,6 +474,8 @@ func (p *ProcMem) ReadMapping(ctx context.Context, m vm.Mapping, b []byte, addr 
 		var n int
 		if own[first] {
 			n, err = p.ReadMemory(ctx, b[done:end], addr+uint64(done))
+		} else if m.Inode == 0 {
+			n, err = p.readVDSO(ctx, m, b[done:end], addr+uint64(done))
 		} else {
 			n, err = p.readFile(ctx, m, b[done:end], addr+uint64(done))
 		}
@@ -523,16 +528,21 @@ func (p *ProcMem) readFile(ctx context.Context, m vm.Mapping, b []byte, addr uin
 	if !errors.Is(err, io.EOF) {
 		return n, fmt.Errorf("read %#x from its file: %w", addr+uint64(n), err)
 	}
+	info, err := f.Stat()
+	if err != nil {
+		return n, fmt.Errorf("read %#x from its file: %w", addr+uint64(n), err)
+	}
 	// The page in which the file ends is filled up with zeros; behind it
 	// every access is a SIGBUS, mmap(2).
-	if end := off + uint64(n); n > 0 || addr%p.page != 0 {
-		fill := min(len(b), n+int(-end%p.page))
+	if end := (uint64(info.Size()) + p.page - 1) &^ (p.page - 1); end > off+uint64(n) {
+		fill := int(min(uint64(len(b)), end-off))
 		clear(b[n:fill])
 		if n = fill; n == len(b) {
 			return n, nil
 		}
 	}
 	hole := vm.Range{Start: addr + uint64(n), Size: uint64(len(b) - n)}
+	hole.Size += -(hole.Start + hole.Size) % p.page // pages are had or not as a whole
 	rest := vm.Range{Start: hole.Start, Size: m.Size - (hole.Start - m.Start)}
 	if PopulatedBy(p.best.Load()) == PopulatedByScan && rest.Size > hole.Size {
 		rest.Size = min(rest.Size, scanAtOnce)
@@ -545,6 +555,64 @@ func (p *ProcMem) readFile(ctx context.Context, m vm.Mapping, b []byte, addr uin
 		}
 	}
 	return n, &vm.UnreadableError{Range: hole, Err: errors.New("past the end of the file")}
+}
+
+// vdsoName is the name of the vDSO's mapping, vdso(7).
+const vdsoName = "[vdso]"
+
+// readVDSO reads memory of the vDSO that the process does not have.
+func (p *ProcMem) readVDSO(ctx context.Context, m vm.Mapping, b []byte, addr uint64) (int, error) {
+	p.mu.Lock()
+	if p.vdso == nil {
+		p.vdso, p.vdsoErr = p.sameVDSO(ctx, m)
+	}
+	own, err := p.vdso, p.vdsoErr
+	p.mu.Unlock()
+	if err == nil {
+		return copy(b, own[addr-m.Start:]), nil
+	}
+	p.noteThrough(len(b), err)
+	return p.ReadMemory(ctx, b, addr)
+}
+
+// sameVDSO is the content of our own vDSO, if the process has the same: its
+// first page, which the dynamic loader has looked at, holds the build ID.
+func (p *ProcMem) sameVDSO(ctx context.Context, m vm.Mapping) ([]byte, error) {
+	text, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return nil, err
+	}
+	ms, err := vm.ParseMaps(text)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(ms, func(m vm.Mapping) bool { return m.Name == vdsoName })
+	if i < 0 || ms[i].Size != m.Size {
+		return nil, errors.New("the vDSO is another than our own")
+	}
+	self, err := os.Open("/proc/self/mem")
+	if err != nil {
+		return nil, err
+	}
+	defer self.Close()
+	own, theirs := make([]byte, m.Size), make([]byte, p.page)
+	if _, err := self.ReadAt(own, int64(ms[i].Start)); err != nil {
+		return nil, err
+	}
+	has, err := p.owned(theirs, m.Start)
+	if err != nil {
+		return nil, err
+	}
+	if !has[0] {
+		return nil, errors.New("nothing of the vDSO is in use")
+	}
+	if _, err := p.ReadMemory(ctx, theirs, m.Start); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(theirs, own[:p.page]) {
+		return nil, errors.New("the vDSO is another than our own")
+	}
+	return own, nil
 }
 
 func (p *ProcMem) noteThrough(n int, why error) {

@@ -117,10 +117,13 @@ func (p *procmem) oracle(t testing.TB, ms []vm.Mapping, needle []byte) (hits []u
 		start uint64
 	)
 	flush := func() {
-		for i := range text {
-			if bytes.HasPrefix(text[i:], needle) {
-				hits = append(hits, start+uint64(i))
+		for i := 0; ; i++ {
+			n := bytes.Index(text[i:], needle)
+			if n < 0 {
+				break
 			}
+			i += n
+			hits = append(hits, start+uint64(i))
 		}
 		text = nil
 	}
@@ -184,7 +187,7 @@ func TestScanProcess(t *testing.T) {
 		best   PopulatedBy
 		chunk  int
 	}
-	needles := []string{"QZQZQZ#!", "QZ", "\x7fELF", "\x00\x00\x00QZ", strings.Repeat("\x00", 4095) + "Q", "QZ" + strings.Repeat("\x00", 30)}
+	needles := []string{"QZQZQZ#!", "QZ", "\x7fELF", "\x00\x00\x00QZ", strings.Repeat("\x00", 4095) + "Q", "#!" + strings.Repeat("\x00", 30)}
 	got := map[key]*vm.ScanResult{}
 	for _, n := range needles {
 		for _, best := range []PopulatedBy{PopulatedByScan, PopulatedByPagemap} {

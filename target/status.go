@@ -36,6 +36,12 @@ func (t *Target) Status(ctx context.Context) (Status, error) {
 		s.Map = "nothing: there is no process"
 	case KindNative:
 		s.Map = procPath(inf.pid, "maps")
+	case KindCore:
+		if c, err := t.core(ctx, &inf); err == nil {
+			s.Map = c.path
+		} else {
+			s.Map = "nothing: " + err.Error()
+		}
 	case KindGDBServer:
 		s.Map = fmt.Sprintf("/proc/%d/maps on gdbserver's side", inf.pid)
 	default:

@@ -42,6 +42,7 @@ type Target struct {
 	client  *mi.Client      // nil before Start and after Close
 	program string          // the program that a new GDB is given
 	stubs   map[string]Kind // what stubs have said of themselves
+	opened  *openCore       // the core file read last
 	running bool
 	turned  chan struct{} // closed when running next changes
 	ran     bool          // the inferior has run since its output was last drained
@@ -142,12 +143,15 @@ func quoteArg(a string) string { return "'" + strings.ReplaceAll(a, "'", `'\''`)
 // may be called more than once.
 func (t *Target) Close(ctx context.Context) error {
 	t.mu.Lock()
-	client := t.client
-	t.client = nil
+	client, core := t.client, t.opened
+	t.client, t.opened = nil, nil
 	t.mu.Unlock()
 	var err error
 	if client != nil {
 		err = client.Close(ctx)
+	}
+	if core != nil {
+		err = errors.Join(err, core.Close())
 	}
 	return errors.Join(err, t.tty.Close())
 }

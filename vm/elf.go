@@ -35,15 +35,17 @@ type ELF struct {
 	// Cut counts the program headers that the file announces and, being cut
 	// off, does not hold.
 	Cut int
+
+	shstrndx uint16 // 0 where there is no table of section names
 }
 
 const (
-	// maxProgs bounds the program headers that are read: 64 times as many as
+	// maxProgs bounds the program headers that are read: 32 times as many as
 	// Linux lets a process have mappings (vm.max_map_count, 65530).
-	maxProgs = 1 << 22
-	// maxLoadTable bounds, in bytes, the program header table of a program;
-	// the kernel loads none with more (fs/binfmt_elf.c, load_elf_phdrs).
-	maxLoadTable = 65536
+	maxProgs = 1 << 21
+	// maxLoadProgs bounds those of a program; the kernel loads none whose table
+	// is larger than 64 KiB (fs/binfmt_elf.c, load_elf_phdrs).
+	maxLoadProgs = 65536 / phdrSize32
 
 	pnXNum = 0xffff // e_phnum where the number is in section 0's sh_info (elf(5))
 )
@@ -90,7 +92,10 @@ func (e *ELF) phdrSize() int {
 // a file or the memory of an image from its first byte. The error wraps
 // ErrNotELF, or is an *ELFError, or is r's own. Memory stays below 56 bytes for
 // each program header that r really holds.
-func ReadELF(r io.ReaderAt) (*ELF, error) {
+func ReadELF(r io.ReaderAt) (*ELF, error) { return readELF(r, maxProgs) }
+
+// readELF is ReadELF with up to limit program headers.
+func readELF(r io.ReaderAt, limit uint64) (*ELF, error) {
 	var b [ehdrSize64]byte
 	n, err := r.ReadAt(b[:], 0)
 	if n < elf.EI_NIDENT || string(b[:4]) != elf.ELFMAG {
@@ -129,6 +134,7 @@ func ReadELF(r io.ReaderAt) (*ELF, error) {
 		e.Entry, phoff, shoff, counts = e.word(b[24:]), e.word(b[32:]), e.word(b[40:]), b[54:]
 	}
 	entsize, num := e.Order.Uint16(counts), uint64(e.Order.Uint16(counts[2:]))
+	e.shstrndx = e.Order.Uint16(counts[8:])
 	if num == 0 {
 		return e, nil
 	}
@@ -140,7 +146,13 @@ func ReadELF(r io.ReaderAt) (*ELF, error) {
 			return nil, err
 		}
 	}
-	return e, e.readProgs(r, phoff, num)
+	if num > limit {
+		return nil, &ELFError{phoff, fmt.Sprintf("%d program headers, more than %d", num, limit)}
+	}
+	if err := e.readProgs(r, phoff, num); err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // extendedCount is the number of program headers where e_phnum cannot hold it:
@@ -151,11 +163,14 @@ func (e *ELF) extendedCount(r io.ReaderAt, shoff, phoff uint64) (uint64, error) 
 		size, info = shdrSize32, 28
 	}
 	b := make([]byte, size)
-	switch n, err := readAt(r, b, shoff); {
-	case n == size:
-		return uint64(e.Order.Uint32(b[info:])), nil
-	case err != nil:
-		return 0, fmt.Errorf("read the first section header at offset %#x: %w", shoff, err)
+	if shoff != 0 {
+		n, err := readAt(r, b, shoff)
+		if err != nil {
+			return 0, fmt.Errorf("read the first section header at offset %#x: %w", shoff, err)
+		}
+		if num := uint64(e.Order.Uint32(b[info:])); n == size && num >= pnXNum {
+			return num, nil
+		}
 	}
 	// The section header stands behind all memory, so it is the first thing
 	// that a core cut short loses. Linux begins the first segment where the
@@ -170,11 +185,8 @@ func (e *ELF) extendedCount(r io.ReaderAt, shoff, phoff uint64) (uint64, error) 
 	return pnXNum, nil
 }
 
-// readProgs reads num program headers from off.
+// readProgs reads num program headers, at most maxProgs, from off.
 func (e *ELF) readProgs(r io.ReaderAt, off, num uint64) error {
-	if num > maxProgs {
-		return &ELFError{off, fmt.Sprintf("%d program headers are more than any process has", num)}
-	}
 	size := uint64(e.phdrSize())
 	if off+num*size < off {
 		return &ELFError{off, "the program headers go beyond the end of any file"}
@@ -295,7 +307,7 @@ func (e *ELF) Mappings(l Loaded) ([]Mapping, error) {
 		if p.Type != elf.PT_LOAD || p.Memsz == 0 {
 			continue
 		}
-		if loads = append(loads, p); len(loads) > maxLoadTable/phdrSize32 {
+		if loads = append(loads, p); len(loads) > maxLoadProgs {
 			return nil, &ELFError{0, "more segments than can be loaded"}
 		}
 		if p.Filesz > 0 && (p.Vaddr^p.Off)&(page-1) != 0 {

@@ -21,6 +21,7 @@ type Source string
 const (
 	SourceProcfs Source = "procfs" // /proc/TID/maps, proc_pid_maps(5)
 	SourceRemote Source = "remote" // /proc/TID/maps on the far side of a stub
+	SourceCore   Source = "core"   // a core file, core(5)
 	SourceUser   Source = "user"   // added by vmmap_add
 	SourceELF    Source = "elf"    // loaded from an ELF file by vmmap_load
 )
@@ -66,6 +67,23 @@ type Mapping struct {
 	Inode  uint64 // of the file behind it; 0 for none or unknown
 	Name   string // raw bytes, as the source gave them; "" for none
 	Source Source
+	Kept   Kept
+}
+
+// Kept says where the bytes of a mapping are when the process is no more: the
+// first InCore in the core file, the FromFile that follow in the mapped file,
+// which is known to be the same one, and the rest nowhere.
+type Kept struct {
+	Known            bool // false for memory that is alive
+	InCore, FromFile uint64
+}
+
+// Absent is how many bytes of a mapping of size bytes are nowhere: its last ones.
+func (k Kept) Absent(size uint64) uint64 {
+	if !k.Known {
+		return 0
+	}
+	return size - k.InCore - k.FromFile
 }
 
 // Clip is the part of the mapping that lies in r, which must overlap it.

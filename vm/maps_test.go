@@ -59,11 +59,11 @@ func TestParseMaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Mapping{
-		{Range{0x400000, 0x1000}, KnownAll | Read, 0, 17, "/tmp/ a  b ", SourceProcfs},
-		{Range{0x7ffff7dd2000, 0x1000}, KnownAll | Write | Shared, 0x140000000, 1<<64 - 1, "/x\xff\\012y (deleted)", SourceProcfs},
-		{Range{0x7ffff7dd3000, 0x1000}, KnownAll, 0, 0, "", SourceProcfs},
-		{Range{0x7ffff7dd4000, 0x1000}, KnownAll | Read | Write | Exec, 0, 0, "", SourceProcfs},
-		{Range{0xffffffffff600000, 0x1000}, KnownAll | Exec, 0, 0, "[vsyscall]", SourceProcfs},
+		{Range: Range{0x400000, 0x1000}, Perm: KnownAll | Read, Offset: 0, Inode: 17, Name: "/tmp/ a  b ", Source: SourceProcfs},
+		{Range: Range{0x7ffff7dd2000, 0x1000}, Perm: KnownAll | Write | Shared, Offset: 0x140000000, Inode: 1<<64 - 1, Name: "/x\xff\\012y (deleted)", Source: SourceProcfs},
+		{Range: Range{0x7ffff7dd3000, 0x1000}, Perm: KnownAll, Offset: 0, Inode: 0, Name: "", Source: SourceProcfs},
+		{Range: Range{0x7ffff7dd4000, 0x1000}, Perm: KnownAll | Read | Write | Exec, Offset: 0, Inode: 0, Name: "", Source: SourceProcfs},
+		{Range: Range{0xffffffffff600000, 0x1000}, Perm: KnownAll | Exec, Offset: 0, Inode: 0, Name: "[vsyscall]", Source: SourceProcfs},
 	}
 	for i := range want {
 		if i >= len(ms) || ms[i] != want[i] {

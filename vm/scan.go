@@ -162,7 +162,8 @@ func (r *ScanResult) UnreadMappings(ms []Mapping) []UnreadMapping {
 //
 // Reader r may also be Sparse, which is asked about mappings that are
 // Anonymous: what is not populated there is searched without being read. And it
-// may be a MappingReader.
+// may be a MappingReader, and a Finder, which is asked where the matcher is one
+// of NewBytes.
 //
 // A cancelled context ends the search at once, even while the reader hangs,
 // with what was found so far; only invalid options make an error.
@@ -170,8 +171,12 @@ func Scan(ctx context.Context, r Reader, ms []Mapping, o ScanOptions) (*ScanResu
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	s := newScan(ctx, r, ms, o)
-	return s.run(), nil
+	if f, ok := r.(Finder); ok {
+		if exact, ok := o.Matcher.(bytesMatcher); ok {
+			return scanFinder(ctx, f, r, exact.needle, ms, o), nil
+		}
+	}
+	return newScan(ctx, r, ms, o).run(), nil
 }
 
 // complete fills in defaults and refuses what is out of range.

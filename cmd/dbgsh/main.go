@@ -80,8 +80,8 @@ func parseArgs(args []string, out io.Writer) (*options, error) {
 	fs.StringVar(&o.pid, "p", "", "attach to the process `PID`")
 	fs.StringVar(&o.core, "c", "", "open the core `FILE`")
 	fs.StringVar(&o.remote, "r", "", "connect to the stub at `ADDR`: host:port, or a unix socket")
-	fs.StringVar(&o.gdb, "gdb", "", "the GDB to use, a `PATH` (default gdb-multiarch where installed, else gdb)")
-	fs.StringVar(&o.color, "color", "auto", "colours: auto, always or never, `WHEN`; auto is only on a terminal")
+	fs.StringVar(&o.gdb, "gdb", "", "use the GDB at `PATH` (default gdb-multiarch where installed, else gdb)")
+	fs.StringVar(&o.color, "color", "auto", "`WHEN` results are coloured: auto (only on a terminal), always or never")
 	fs.BoolVar(&o.json, "json", false, "results as JSON")
 	fs.BoolVar(&o.keepGoing, "keep-going", false, "go on after a command that fails")
 	fs.StringVar(&o.log, "log", "", "write every line to and from GDB to `FILE`")
@@ -187,9 +187,9 @@ func run(args []string) int {
 // session starts GDB, runs what the command line asks for, and ends GDB.
 func (o *options) session(log io.Writer) (status int, err error) {
 	terminal := term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
-	atPrompt := o.stay || terminal && len(o.inputs) == 0
-	if !terminal && len(o.inputs) == 0 {
-		o.inputs = []input{{file: "-"}}
+	atPrompt := terminal && (o.stay || len(o.inputs) == 0)
+	if !terminal && (o.stay || len(o.inputs) == 0) {
+		o.inputs = append(o.inputs, input{file: "-"}) // what would be typed at a prompt
 	}
 	out := repl.NewOutput(os.Stdout, os.Stderr, o.json)
 
@@ -235,10 +235,9 @@ func (o *options) session(log io.Writer) (status int, err error) {
 		defer cancel()
 		err = errors.Join(err, tgt.Close(ctx))
 	}()
-	if err := tgt.Start(ctx); err != nil {
-		return 0, err
+	if shell.Open(ctx, tgt.Start) {
+		o.work(ctx, shell, tgt, out, atPrompt)
 	}
-	o.work(ctx, shell, tgt, out, atPrompt)
 	return shell.Status(), nil
 }
 
@@ -258,7 +257,7 @@ func (o *options) work(ctx context.Context, shell *repl.Shell, tgt *target.Targe
 			return
 		}
 	}
-	if !shell.Open(ctx, func(ctx context.Context) error { return o.open(ctx, tgt, out) }) && (shell.Left() || !atPrompt) {
+	if !shell.Open(ctx, func(ctx context.Context) error { return o.open(ctx, tgt, out.Inferior()) }) && (shell.Left() || !atPrompt) {
 		return
 	}
 	for _, in := range o.inputs {

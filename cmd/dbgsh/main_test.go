@@ -66,7 +66,11 @@ func compile(source, path string) error {
 	if _, err := exec.LookPath(compiler); err != nil {
 		return nil
 	}
-	cmd := exec.Command(compiler, "-g", "-O0", "-pthread", "-o", path, source)
+	args := []string{"-g", "-O0", "-o", path, source}
+	if nameOf(source) == "inferior" {
+		args = append(args, "-static") // GDB has less to read when it attaches
+	}
+	cmd := exec.Command(compiler, args...)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", cmd, err, text)
 	}

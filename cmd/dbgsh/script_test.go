@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -15,16 +16,18 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// With DBGSH_TEST_UPDATE=1 what cmp compares with is written anew.
 func TestScripts(t *testing.T) {
 	need(t, "gdb", "gcc", "g++", "gdbserver")
 	testscript.Run(t, testscript.Params{
-		Dir:                "testdata/script",
+		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
-		RequireUniqueNames: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       os.Getenv("DBGSH_TEST_UPDATE") != "",
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, ".home")
 			env.Vars = append(env.Vars, homeEnv(home)...)
-			env.Setenv(programsVar, program(t, "testdata/inferior.c")+"/..")
+			env.Setenv(programsVar, os.Getenv(programsVar))
 			return makeHome(home)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -86,7 +89,7 @@ func cmdLive(ts *testscript.TestScript, neg bool, args []string) {
 //	[!] json FILE PATH [REGEXP]
 //
 // PATH is keys and indices with dots between them, of which the first is the
-// document's index. A # counts what an array or object holds. Without REGEXP
+// document's index. The key len counts what an array or object holds. Without REGEXP
 // the value must be there; with it, the whole of its text must match.
 func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 || len(args) > 3 {
@@ -126,7 +129,7 @@ func lookUp(v any, path []string) (any, bool) {
 	for _, key := range path {
 		switch at := v.(type) {
 		case []any:
-			if key == "#" {
+			if key == "len" {
 				v = len(at)
 				continue
 			}
@@ -136,7 +139,7 @@ func lookUp(v any, path []string) (any, bool) {
 			}
 			v = at[i]
 		case map[string]any:
-			if key == "#" {
+			if key == "len" {
 				v = len(at)
 				continue
 			}

@@ -803,6 +803,10 @@ func TestAttachedLivesOn(t *testing.T) {
 				if run {
 					go func() { result <- c.Console(context.Background(), "continue", nil) }()
 					<-events
+					// GDB is not always up to an interrupt while it resumes the
+					// program; wait until it does nothing but to wait.
+					before := cpuTime(pid)
+					waitFor(t, "progress", func() bool { return cpuTime(pid) > before+2 })
 				} else {
 					result <- nil
 				}
@@ -819,6 +823,15 @@ func TestAttachedLivesOn(t *testing.T) {
 			})
 		}
 	}
+}
+
+// cpuTime returns the processor time that pid has used in user mode, in clock
+// ticks (utime, proc_pid_stat(5)).
+func cpuTime(pid int) int {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	n, _ := strconv.Atoi(strings.Fields(rest + strings.Repeat(" 0", 12))[11])
+	return n
 }
 
 // readMemory returns the 32 bytes at addr of a process.

@@ -59,8 +59,8 @@ type relay struct {
 // anything else is done in a process for which IsRelay is true.
 //
 // The relay runs GDB in a session of its own, so that no terminal can interrupt
-// or stop it, with SIGINT as parent-death signal (see hangUp), and makes of GDB's output
-// what the library can read. It outlives GDB, whatever ended that, answering
+// or stop it, with SIGHUP as parent-death signal, and makes of GDB's output what
+// the library can read. It outlives GDB, whatever ended that, answering
 // every command with an error, until the client sends gdb-exit or hangs up.
 func RelayMain() int {
 	// SIGINT is what the library's Interrupt sends. Nothing is done about the
@@ -131,10 +131,13 @@ func (r *relay) start(argv []string) error {
 			return fmt.Errorf("pipe: %w", err)
 		}
 	}
+	// SIGHUP makes GDB quit in order even while its target runs, and does not
+	// reach the target. It may come more than once, as the threads of the relay
+	// end one after the other: a second SIGINT would be left to the target.
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Env:   os.Environ(),
 		Files: []uintptr{uintptr(in[0]), uintptr(out[1]), uintptr(errs[1])},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGINT},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGHUP},
 	})
 	for _, fd := range []int{in[0], out[1], errs[1]} {
 		unix.Close(fd)

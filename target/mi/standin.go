@@ -90,8 +90,8 @@ func (c *Client) guard() {
 	<-ended
 }
 
-// endOrphan waits until GDB has ended, which the relay's death has told it to,
-// and kills it in the end.
+// endOrphan waits until GDB has ended, as the relay's death has told it to, and
+// uses force in the end.
 func (c *Client) endOrphan() {
 	select {
 	case <-c.started:

@@ -11,6 +11,7 @@ unsigned char big[100000];
 char text[32] = "QZ before\tQZQZQZ";
 int value = 0x5eedf00d;
 int *pointer = &value;
+int negative = -123456;
 
 __attribute__((noinline)) void checkpoint(void)
 {

@@ -1,0 +1,325 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+
+	"dbgsh/target"
+	"dbgsh/vm"
+)
+
+// bench is what the benchmarks run: dbgsh as it is built for users, and
+// programs of testdata.
+type bench struct {
+	*testing.B
+	dbgsh string
+	dir   string
+	env   []string
+}
+
+func newBench(b *testing.B) *bench {
+	b.Helper()
+	need(b, "gdb", "gcc")
+	dir := b.TempDir()
+	if err := makeHome(dir); err != nil {
+		b.Fatal(err)
+	}
+	x := &bench{B: b, dbgsh: filepath.Join(dir, "dbgsh"), dir: dir, env: append(os.Environ(), homeEnv(dir)...)}
+	if text, err := exec.Command("go", "build", "-o", x.dbgsh, ".").CombinedOutput(); err != nil {
+		b.Fatalf("go build: %v\n%s", err, text)
+	}
+	return x
+}
+
+// program builds a program of testdata.
+func (x *bench) program(name string) string {
+	x.Helper()
+	path := filepath.Join(x.dir, name)
+	text, err := exec.Command("gcc", "-g", "-O2", "-o", path, "../../testdata/"+name+".c").CombinedOutput()
+	if err != nil {
+		x.Fatalf("gcc: %v\n%s", err, text)
+	}
+	return path
+}
+
+// report ends a sub-benchmark with these metrics, and no others.
+func (x *bench) report(name string, metrics map[string]float64) {
+	x.Run(name, func(b *testing.B) {
+		b.ReportMetric(0, "ns/op")
+		for unit, v := range metrics {
+			b.ReportMetric(v, unit)
+		}
+	})
+}
+
+// session is a debugger that reads lines from a pipe.
+type session struct {
+	x   *bench
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+	n   int // lines run
+}
+
+func (x *bench) start(name string, args ...string) *session {
+	x.Helper()
+	s := &session{x: x, cmd: exec.Command(name, args...)}
+	s.cmd.Env = x.env
+	s.cmd.Stderr = os.Stderr
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		x.Fatal(err)
+	}
+	if s.in, err = s.cmd.StdinPipe(); err != nil {
+		x.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		x.Fatal(err)
+	}
+	s.out = bufio.NewReaderSize(out, 1<<20)
+	x.Cleanup(func() {
+		s.in.Close()
+		if err := s.cmd.Wait(); err != nil {
+			x.Errorf("%s: %v", name, err)
+		}
+	})
+	return s
+}
+
+// run runs a line and takes the time until all that it prints is here.
+func (s *session) run(line string) (text string, took time.Duration) {
+	s.x.Helper()
+	s.n++
+	end := fmt.Sprintf("<end %d>", s.n)
+	var b strings.Builder
+	start := time.Now()
+	if _, err := fmt.Fprintf(s.in, "%s\necho %s\\n\n", line, end); err != nil {
+		s.x.Fatal(err)
+	}
+	for {
+		row, err := s.out.ReadString('\n')
+		if err != nil {
+			s.x.Fatalf("%s: %v", line, err)
+		}
+		if strings.HasSuffix(row, end+"\n") {
+			return b.String(), time.Since(start)
+		}
+		b.WriteString(row)
+	}
+}
+
+func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
+
+func median[T int64 | float64 | time.Duration](all []T) T {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+// BenchmarkVmmap compares vmmap with GDB's info proc mappings, in plain GDB
+// and in the GDB behind dbgsh, at each of some stops of a process with 20,000
+// mappings. At each stop the map is asked for once.
+func BenchmarkVmmap(b *testing.B) {
+	const mappings, stops = 20_000, 7
+	x := newBench(b)
+	program := x.program("manymaps")
+	plain := x.start("gdb", "-nx", "-q", program)
+	plain.run("set height 0")
+	plain.run("set width 0")
+	ours := x.start(x.dbgsh, "-n", "-gdb", "gdb", program)
+	for _, s := range []*session{plain, ours} {
+		s.run("break stop")
+		s.run(fmt.Sprintf("run %d %d", mappings, stops))
+	}
+	ask := func(s *session, line string) float64 {
+		text, took := s.run(line)
+		if rows := strings.Count(text, "\n"); rows < mappings {
+			b.Fatalf("%s printed %d lines", line, rows)
+		}
+		return milliseconds(took)
+	}
+	for stop := 1; stop <= stops; stop++ {
+		vmmap := ask(ours, "vmmap")
+		same := ask(ours, "info proc mappings")
+		gdb := ask(plain, "info proc mappings")
+		x.report(fmt.Sprintf("stop=%d", stop), map[string]float64{
+			"dbgsh-ms": vmmap, "gdb-ms": gdb, "gdb/dbgsh": gdb / vmmap, "same-process-gdb-ms": same, "same-process-gdb/dbgsh": same / vmmap,
+		})
+		ours.run("continue")
+		plain.run("continue")
+	}
+}
+
+// BenchmarkPrompt compares how long GDB and dbgsh take from their start to the
+// first prompt on a terminal, in turns.
+func BenchmarkPrompt(b *testing.B) {
+	const rounds = 15
+	x := newBench(b)
+	program := x.program("manymaps")
+	for name, args := range map[string][]string{"alone": nil, "program": {program}} {
+		var gdb, ours, later []float64
+		for range rounds {
+			g := x.prompt("(gdb) ", "gdb", append([]string{"-nx", "-q"}, args...)...)
+			o := x.prompt("(dbgsh) ", x.dbgsh, append([]string{"-n", "-gdb", "gdb"}, args...)...)
+			gdb, ours, later = append(gdb, g), append(ours, o), append(later, o-g)
+		}
+		x.report(name, map[string]float64{"gdb-ms": median(gdb), "dbgsh-ms": median(ours), "later-ms": median(later)})
+	}
+}
+
+// prompt starts a program on a terminal and returns the milliseconds until
+// it shows the prompt.
+func (x *bench) prompt(prompt, name string, args ...string) float64 {
+	x.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = x.env
+	start := time.Now()
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 80})
+	if err != nil {
+		x.Fatal(err)
+	}
+	var text []byte
+	for piece := make([]byte, 4096); !bytes.Contains(text, []byte(prompt)); {
+		n, err := terminal.Read(piece)
+		if err != nil {
+			x.Fatalf("%s: %v after %q", name, err, text)
+		}
+		text = append(text, piece[:n]...)
+	}
+	took := time.Since(start)
+	if _, err := terminal.WriteString("quit\n"); err != nil {
+		x.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, terminal) // ends with EIO when the program does
+	if err := cmd.Wait(); err != nil {
+		x.Fatalf("%s: %v", name, err)
+	}
+	terminal.Close()
+	return milliseconds(took)
+}
+
+// bigmemNeedle is what testdata/bigmem.c puts last.
+const bigmemNeedle = 0x1f2e3d4c5b6a7988
+
+// BenchmarkSearch looks for 8 bytes in 1 GiB of random numbers in another
+// process: with GDB's find, with the scanner of dbgsh, and, as the limit, with
+// bytes.Index in a copy of our own. All take turns.
+func BenchmarkSearch(b *testing.B) {
+	const size, rounds = 1 << 30, 5
+	x := newBench(b)
+	cmd := exec.Command(x.program("bigmem"), strconv.Itoa(size>>20))
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			b.Error(err)
+		}
+	})
+	var start uint64
+	if _, err := fmt.Fscanf(stdout, "0x%x\n", &start); err != nil {
+		b.Fatal(err)
+	}
+	last := uint64(start + size - 8)
+	needle := binary.NativeEndian.AppendUint64(nil, bigmemNeedle)
+
+	gdb := x.start("gdb", "-nx", "-q")
+	gdb.run(fmt.Sprintf("attach %d", cmd.Process.Pid))
+	memory, err := target.OpenProcMem(cmd.Process.Pid, target.ProcMemOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer memory.Close()
+	ctx := context.Background()
+	mappings := []vm.Mapping{{
+		Range: vm.Range{Start: start, Size: size}, Perm: vm.KnownAll | vm.Read | vm.Write, Source: vm.SourceProcfs,
+	}}
+	matcher, err := vm.NewBytes(needle)
+	if err != nil {
+		b.Fatal(err)
+	}
+	scan := func(workers int) func() {
+		return func() {
+			res, err := vm.Scan(ctx, memory, mappings, vm.ScanOptions{Matcher: matcher, Workers: workers})
+			if err != nil || res.Partial != nil || res.SearchedBytes != size || res.Hits.Len() != 1 || res.Hits.At(0).Address != last {
+				b.Fatalf("the scan found %+v, %v", res, err)
+			}
+		}
+	}
+	own := make([]byte, size)
+	if _, err := memory.ReadMemory(ctx, own, start); err != nil {
+		b.Fatal(err)
+	}
+
+	ways := []struct {
+		name string
+		pid  int // whose CPU time counts
+		do   func()
+	}{
+		{"gdb-find", gdb.cmd.Process.Pid, func() {
+			text, _ := gdb.run(fmt.Sprintf("find /g %#x, +%d, %#x", start, size, uint64(bigmemNeedle)))
+			if !strings.Contains(text, fmt.Sprintf("%#x\n1 pattern found.\n", last)) {
+				b.Fatalf("GDB found %q", text)
+			}
+		}},
+		{"dbgsh-1-worker", os.Getpid(), scan(1)},
+		{"dbgsh-2-workers", os.Getpid(), scan(2)},
+		{"bytes.Index-limit", os.Getpid(), func() {
+			if at := bytes.Index(own, needle); at != size-8 {
+				b.Fatalf("bytes.Index found %d", at)
+			}
+		}},
+	}
+	cpu, wall := make([][]float64, len(ways)), make([][]float64, len(ways))
+	for range rounds {
+		for i, way := range ways {
+			before, start := x.cpuTime(way.pid), time.Now()
+			way.do()
+			wall[i] = append(wall[i], time.Since(start).Seconds())
+			cpu[i] = append(cpu[i], (x.cpuTime(way.pid) - before).Seconds())
+		}
+	}
+	gdbCPU, gdbWall := median(cpu[0]), median(wall[0])
+	for i, way := range ways {
+		c, w := median(cpu[i]), median(wall[i])
+		x.report(way.name, map[string]float64{
+			"cpu-s/GiB": c, "wall-s/GiB": w, "cpu/gdb": c / gdbCPU, "wall/gdb": w / gdbWall,
+		})
+	}
+}
+
+// cpuTime is the CPU time that a process has used, user and system.
+func (x *bench) cpuTime(pid int) time.Duration {
+	x.Helper()
+	// The process's CPU clock, MAKE_PROCESS_CPUCLOCK and CPUCLOCK_SCHED in
+	// include/linux/posix-timers_types.h of the kernel.
+	const sched = 2
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil {
+		x.Fatalf("CPU clock of process %d: %v", pid, err)
+	}
+	return time.Duration(t.Nano())
+}

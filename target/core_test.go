@@ -1,0 +1,70 @@
+package target
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"dbgsh/vm"
+)
+
+// TestMapOfCore compares the map of a core that GDB writes with that of the
+// process it is written of. What the formats of cores can hold is tested with
+// their parser.
+func TestMapOfCore(t *testing.T) {
+	prog := compile(t, "tour")
+	d := start(t, prog)
+	d.gdbLines("break checkpoint", "run")
+	live, err := d.Map(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "core of 'tour'")
+	d.gdbLines("generate-core-file " + file)
+	for _, program := range []string{"", prog} {
+		c := start(t, program)
+		c.gdbLines("core-file " + file)
+		inf, err := c.inferior(c.ctx)
+		if err != nil || inf.kind != KindCore {
+			t.Fatalf("kind is %v, %v", inf.kind, err)
+		}
+		m, err := c.Map(c.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		core := map[uint64]vm.Mapping{}
+		for _, mp := range m.Mappings {
+			core[mp.Start] = mp
+		}
+		for _, want := range live.Mappings {
+			if strings.HasPrefix(want.Name, "[v") {
+				continue // gcore leaves these out, or not
+			}
+			got, ok := core[want.Start]
+			if !ok || got.Size != want.Size || got.Offset != want.Offset ||
+				want.Name != "" && got.Name != want.Name || got.Perm.Is(vm.Write) != want.Perm.Is(vm.Write) {
+				t.Errorf("with program %q: got %+v, want %+v", program, got, want)
+			}
+		}
+		mem, err := c.Memory(c.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		matcher, err := vm.NewBytes([]byte("flag{maps are true}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := vm.Scan(c.ctx, mem, m.Mappings, vm.ScanOptions{Matcher: matcher, Workers: 2})
+		if err != nil || res.Count == 0 {
+			t.Errorf("%d hits, %v", res.Count, err)
+		}
+		st, err := c.Status(c.ctx)
+		if err != nil || st.Map != file {
+			t.Errorf("%+v, %v", st, err)
+		}
+		if running, _ := c.Running(); running || fmt.Sprint(st.Kind) != "a core file" {
+			t.Errorf("%+v", st)
+		}
+	}
+}
