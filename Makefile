@@ -7,6 +7,8 @@
 
 GO ?= go
 FUZZTIME ?= 20s
+# Where the tree belongs to somebody else, git does not say what Go would stamp.
+export GOFLAGS ?= -buildvcs=false
 
 .NOTPARALLEL:
 .PHONY: build demo test lint fuzz bench bench-search docs deps demo-deps clean

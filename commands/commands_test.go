@@ -64,6 +64,18 @@ func (d *fakeDebuggee) ReadMemory(_ context.Context, p []byte, addr uint64) (int
 
 func (d *fakeDebuggee) Arch(context.Context) (int, binary.ByteOrder, error) { return 8, d.order, nil }
 func (d *fakeDebuggee) Program(context.Context) (string, error)             { return d.program, nil }
+func (d *fakeDebuggee) Explore(_ context.Context, addr, limit uint64) (vm.Mapping, bool, error) {
+	for start, b := range d.bytes {
+		if r := (vm.Range{Start: start, Size: uint64(len(b))}); r.Contains(addr) {
+			m := vm.Mapping{Range: vm.Range{Start: start, Size: min(r.Size, limit)}, Perm: vm.KnownRead | vm.Read, Name: "<explored>"}
+			return m, r.Size > limit, nil
+		}
+	}
+	return vm.Mapping{}, false, nil
+}
+func (d *fakeDebuggee) Registers(context.Context) ([]uint64, error) {
+	return []uint64{0x7ffffffde010, 0, 0x600123, 0x600456}, nil
+}
 func (d *fakeDebuggee) Status(context.Context) (target.Status, error) {
 	return target.Status{Kind: target.KindNative, PID: 7, GDB: "13.1", Map: "/proc/7/maps"}, nil
 }
@@ -262,6 +274,9 @@ func TestErrors(t *testing.T) {
 		{"search --next --into heap", "search of its own"},
 		{"search --fail-if-none nosuchtext", "no hits"},
 		{"search -4 nosuch", "No symbol"},
+		{"vmmap_explore", "one ADDR"},
+		{"vmmap_explore 0x10", "nothing can be read there"},
+		{"vmmap_explore $sp --max -1", "--max is -1"},
 		{"help | vmmap", "hands over no mappings"},
 		{"help nosuch", "Undefined command"},
 	} {
@@ -308,6 +323,32 @@ func TestAddedPages(t *testing.T) {
 	}
 	if _, err := run(t, s, "vmmap"); !errors.Is(err, vm.ErrNoProcess) {
 		t.Errorf("after vmmap_clear: %v", err)
+	}
+}
+
+func TestExplore(t *testing.T) {
+	s, d := newSession(t)
+	d.m.Mappings = nil
+	got, err := run(t, s, "vmmap")
+	if err != nil || !strings.Contains(got, "vmmap_explore $sp") {
+		t.Errorf("%v\n%s", err, got)
+	}
+	if got, err = run(t, s, "vmmap_explore $sp --max 0x1000"); err != nil || got != "added 0x7ffffffde000-0x7ffffffdf000 r??? <explored>\nstopped after 4.0 KiB; --max goes on\n" {
+		t.Errorf("%v\n%s", err, got)
+	}
+	s.Maps.ProcessGone()
+	if _, err := run(t, s, "set auto-explore-pages yes"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = run(t, s, "vmmap"); err != nil || strings.Count(got, "<explored>") != 2 {
+		t.Errorf("%v\n%s", err, got)
+	}
+	s.Maps.ProcessGone()
+	if _, err := run(t, s, "set auto-explore-pages no"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = run(t, s, "vmmap"); err != nil || got != "" {
+		t.Errorf("%v\n%s", err, got)
 	}
 }
 
@@ -477,6 +518,7 @@ func TestExamples(t *testing.T) {
 		}
 	}
 	copy(d.bytes[0x400000], "\x7fELF")
+	d.bytes[0x20000000] = make([]byte, 0x2000)
 	d.m.Mappings[3].Name = "/lib/libc.so"
 	for _, c := range s.Registry.Commands() {
 		if len(c.Examples) == 0 {

@@ -21,6 +21,7 @@ func All() []Command {
 		vmmapAdd(),
 		vmmapClear(),
 		vmmapLoad(),
+		vmmapExplore(),
 		search(),
 		status(),
 		help(),

@@ -35,6 +35,12 @@ type Debuggee interface {
 	Arch(ctx context.Context) (ptr int, order binary.ByteOrder, err error)
 	// Program is the path of the program's file, "" where none is loaded.
 	Program(ctx context.Context) (string, error)
+	// Explore finds the bounds of the readable memory around addr, at most limit
+	// bytes; cut says that there may be more. The mapping is empty where nothing
+	// can be read at addr.
+	Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping, cut bool, err error)
+	// Registers is the values of the selected thread's registers.
+	Registers(ctx context.Context) ([]uint64, error)
 	// Status is what is known of the debuggee and its GDB.
 	Status(ctx context.Context) (target.Status, error)
 	// Help is what GDB's help says of a topic.

@@ -22,6 +22,11 @@ func NewSettings() *Settings {
 	s := &Settings{list: []*Setting{
 		{Name: "pager", Short: "whether results taller than the window go through a pager", Values: []string{"on", "off"}},
 		{Name: "color", Short: "whether results are coloured; auto: on a terminal", Values: []string{"auto", "always", "never"}},
+		{
+			Name:   "auto-explore-pages",
+			Short:  "whether vmmap explores what the registers point to where it has nothing else (yes), says that it could (warn), or neither",
+			Values: []string{"warn", "yes", "no"},
+		},
 	}}
 	for _, one := range s.list {
 		one.value = one.Values[0]

@@ -69,6 +69,10 @@ and only when it is asked for. What is not known is shown as ?.`,
 }
 
 func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result, error) {
+	hint, err := autoExplore(ctx, s, pipe)
+	if err != nil {
+		return nil, err
+	}
 	m, sel, err := choose(ctx, s, f, pipe)
 	if err != nil {
 		return nil, err
@@ -85,7 +89,46 @@ func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))
 	}
+	if hint != "" {
+		res.notes = append(res.notes, hint)
+	}
 	return res, nil
+}
+
+// autoExplore does what the setting auto-explore-pages asks for where the map is
+// empty: it explores what the registers point to, or says that one could.
+func autoExplore(ctx context.Context, s *Session, pipe Result) (hint string, err error) {
+	how := s.Settings.Get("auto-explore-pages")
+	if pipe != nil || how == "no" {
+		return "", nil
+	}
+	m, err := s.Maps.Map(ctx)
+	if err != nil || len(m.Mappings) > 0 {
+		return "", nil // there is a map, or choose says why there is none
+	}
+	if how == "warn" {
+		return "vmmap_explore $sp would look around the stack pointer; set auto-explore-pages yes does so for all registers", nil
+	}
+	values, err := s.Debuggee.Registers(ctx)
+	if err != nil {
+		return "", err
+	}
+	slices.Sort(values)
+	var last vm.Mapping
+	for _, v := range values {
+		if last.Contains(v) {
+			continue
+		}
+		found, _, err := s.Debuggee.Explore(ctx, v, defaultExplore)
+		if err != nil {
+			return "", err
+		}
+		if found.Size > 0 {
+			s.Maps.AddExplored(found)
+			last = found
+		}
+	}
+	return "", nil
 }
 
 // mapResult is rows of a memory map.

@@ -2,18 +2,12 @@ package target
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"dbgsh/vm"
 )
 
-// ErrNoSource says that dbgsh cannot read a map from this kind of target.
-var ErrNoSource = errors.New("no memory map for this kind of target")
-
 // Map is the memory map of the selected inferior as it is now. The error wraps
-// vm.ErrNoProcess where there is nothing that could have a map, and ErrNoSource
-// where dbgsh has no source of one.
+// vm.ErrNoProcess where there is nothing that could have a map.
 func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
 	inf, err := t.inferior(ctx)
 	if err != nil {
@@ -30,7 +24,7 @@ func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
 	case KindGDBServer:
 		m, err = t.serverMap(ctx, &inf)
 	default:
-		return nil, fmt.Errorf("%w: the debuggee is %v; vmmap_add and vmmap_load add pages by hand", ErrNoSource, inf.kind)
+		m, err = t.stubMap(ctx, &inf)
 	}
 	if err != nil {
 		return nil, err

@@ -45,7 +45,7 @@ func (t *Target) Status(ctx context.Context) (Status, error) {
 	case KindGDBServer:
 		s.Map = fmt.Sprintf("/proc/%d/maps on gdbserver's side", inf.pid)
 	default:
-		s.Map = "nothing: dbgsh has no source for this kind of target"
+		s.Map = "what the stub and the program's file declare"
 	}
 	return s, nil
 }

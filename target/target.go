@@ -30,6 +30,7 @@ type Config struct {
 	Stray    io.Writer // gets what GDB prints when no line is under way
 	Log      io.Writer // gets every line to and from GDB, may be nil
 	OnChange func()    // called when the debuggee's memory may have changed; quick, from any goroutine
+	OnGone   func()    // called when a process is gone, or a new one comes; quick, from any goroutine
 }
 
 // Target is a GDB with its debuggee. Its methods may be called from several
@@ -107,6 +108,11 @@ func (t *Target) Start(ctx context.Context) error {
 	t.client = client
 	t.mu.Unlock()
 	t.changed()
+	go func() {
+		<-client.Done()
+		t.setRunning(false)
+		t.gone()
+	}()
 	return nil
 }
 
@@ -173,7 +179,9 @@ func (t *Target) event(e mi.Event) {
 	case "running", "stopped":
 		t.setRunning(e.Class == "running")
 		t.changed()
-	case "thread-group-started", "thread-group-exited", "memory-changed", "thread-selected", "library-loaded", "library-unloaded":
+	case "thread-group-started", "thread-group-exited":
+		t.gone()
+	case "memory-changed", "thread-selected", "library-loaded", "library-unloaded":
 		t.changed()
 	}
 }
@@ -181,6 +189,14 @@ func (t *Target) event(e mi.Event) {
 func (t *Target) changed() {
 	if t.cfg.OnChange != nil {
 		t.cfg.OnChange()
+	}
+}
+
+// gone says that what was known of a process is of no use any more.
+func (t *Target) gone() {
+	t.changed()
+	if t.cfg.OnGone != nil {
+		t.cfg.OnGone()
 	}
 }
 

@@ -13,10 +13,11 @@ import (
 type Cache struct {
 	source Mapper
 
-	mu    sync.Mutex
-	fresh *Map // the source's last answer, nil when stale
-	whole *Map // fresh with the added mappings, nil when stale
-	added []Mapping
+	mu       sync.Mutex
+	fresh    *Map // the source's last answer, nil when stale
+	whole    *Map // fresh with the added mappings, nil when stale
+	added    []Mapping
+	explored []Mapping // found by reading in this process
 }
 
 // NewCache is an empty cache over source.
@@ -47,7 +48,7 @@ func (c *Cache) Map(ctx context.Context) (*Map, error) {
 			if !m.Live {
 				c.fresh = m
 			}
-		case len(c.added) > 0 && ctx.Err() == nil:
+		case len(c.added)+len(c.explored) > 0 && ctx.Err() == nil:
 			return c.merge(&Map{AddressBits: 64, Notes: []string{"only added mappings: " + err.Error()}}), nil
 		default:
 			return nil, err
@@ -62,11 +63,11 @@ func (c *Cache) Map(ctx context.Context) (*Map, error) {
 
 // merge is base with the added mappings; base is not changed.
 func (c *Cache) merge(base *Map) *Map {
-	if len(c.added) == 0 {
+	if len(c.added)+len(c.explored) == 0 {
 		return base
 	}
 	m := *base
-	m.Mappings = slices.Concat(base.Mappings, c.added)
+	m.Mappings = slices.Concat(base.Mappings, c.added, c.explored)
 	Sort(m.Mappings)
 	return &m
 }
@@ -112,6 +113,28 @@ func (c *Cache) Add(ms ...Mapping) ([]Overlap, error) {
 	c.added = append(slices.Clip(c.added), ms...)
 	c.whole = nil
 	return overlaps, nil
+}
+
+// AddExplored adds what was found by reading; it is dropped when the process
+// goes. What was explored before and overlaps it is replaced.
+func (c *Cache) AddExplored(m Mapping) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kept := []Mapping{m}
+	for _, old := range c.explored {
+		if !old.Overlaps(m.Range) {
+			kept = append(kept, old)
+		}
+	}
+	c.explored, c.whole = kept, nil
+}
+
+// ProcessGone drops what was known of a process only: the source's last answer
+// and what was explored.
+func (c *Cache) ProcessGone() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fresh, c.whole, c.explored = nil, nil, nil
 }
 
 // Added is the number of added mappings.

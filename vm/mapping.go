@@ -19,11 +19,13 @@ type Source string
 
 // The sources of mappings.
 const (
-	SourceProcfs Source = "procfs" // /proc/TID/maps, proc_pid_maps(5)
-	SourceRemote Source = "remote" // /proc/TID/maps on the far side of a stub
-	SourceCore   Source = "core"   // a core file, core(5)
-	SourceUser   Source = "user"   // added by vmmap_add
-	SourceELF    Source = "elf"    // loaded from an ELF file by vmmap_load
+	SourceProcfs   Source = "procfs"   // /proc/TID/maps, proc_pid_maps(5)
+	SourceRemote   Source = "remote"   // /proc/TID/maps on the far side of a stub
+	SourceCore     Source = "core"     // a core file, core(5)
+	SourceStub     Source = "stub"     // the memory regions that a stub declares
+	SourceExplored Source = "explored" // found by reading, see Explore
+	SourceUser     Source = "user"     // added by vmmap_add
+	SourceELF      Source = "elf"      // loaded from an ELF file by vmmap_load
 )
 
 // Range is the half-open range of Size bytes from Start. It never wraps;

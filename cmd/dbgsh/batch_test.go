@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// batch runs dbgsh to its end.
+func batch(t *testing.T, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	cmd := dbgsh(t, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// mustMatch runs dbgsh, which must succeed and say nothing on standard error.
+func mustMatch(t *testing.T, pattern string, args ...string) {
+	t.Helper()
+	stdout, stderr, status := batch(t, args...)
+	if status != 0 || stderr != "" || !regexp.MustCompile(pattern).MatchString(stdout) {
+		t.Errorf("status %d, want output like\n%s\ngot\n%s\nand on standard error\n%s", status, pattern, stdout, stderr)
+	}
+}
+
+// A breakpoint that has several places, which GDB shows as rows below it.
+func TestMultiLocationBreakpoint(t *testing.T) {
+	t.Parallel()
+	prog := program(t, "testdata/places.cc")
+	mustMatch(t, `(?s)^Breakpoint 1 at 0x[0-9a-f]+: over\. \(2 locations\)\n`+
+		`Breakpoint 2 at 0x[0-9a-f]+: twice\. \(3 locations\)\n`+
+		`Num .*<MULTIPLE>.*\n1\.1 .*\n1\.2 .*\n2 .*\n2\.1 .*\n2\.2 .*\n2\.3 .*`+
+		`Breakpoint 2, .*twice<int>.*Breakpoint 2, .*twice<double>.*Breakpoint 2, .*twice<long>.*Breakpoint 1, .*over.*Breakpoint 1, .*over.*exited normally`,
+		"-ex", "break over", "-ex", "break twice", "-ex", "info breakpoints", "-ex", "run",
+		"-ex", "continue", "-ex", "continue", "-ex", "continue", "-ex", "continue", "-ex", "continue", prog)
+}
+
+// A line of hundreds of kilobytes comes as it is.
+func TestLongLine(t *testing.T) {
+	t.Parallel()
+	var want strings.Builder
+	want.WriteString("$1 = {")
+	for i := range uint64(100000) {
+		if i > 0 {
+			want.WriteString(", ")
+		}
+		// What testdata/inferior.c puts there.
+		fmt.Fprintf(&want, "%d", byte(i*i/7))
+	}
+	want.WriteString("}\n")
+	stdout, stderr, status := batch(t, "-ex", "break checkpoint", "-ex", "run",
+		"-ex", "set print elements unlimited", "-ex", "set print repeats unlimited", "-ex", "output/d 0", "-ex", "echo \\n",
+		"-ex", "print/u big", program(t, "testdata/inferior.c"))
+	_, got, _ := strings.Cut(stdout, "\n0\n")
+	if got != want.String() || status != 0 || stderr != "" {
+		t.Errorf("status %d, %d bytes, want %d\n%s", status, len(got), want.Len(), stderr)
+	}
+}
+
+// Names that are not ASCII, in GDB's output, in maps, and as arguments.
+func TestUTF8(t *testing.T) {
+	t.Parallel()
+	need(t, "gcc")
+	dir := filepath.Join(t.TempDir(), "été ☀")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	source := filepath.Join(dir, "naïve.c")
+	text, err := os.ReadFile("../../testdata/tour.c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(source, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	prog := filepath.Join(dir, "naïve")
+	if err := compile(source, prog); err != nil {
+		t.Fatal(err)
+	}
+	mustMatch(t, `(?s)Breakpoint 1 at .*: file .*/été ☀/naïve\.c, line \d+\.\n`+
+		`Starting program: .*/été ☀/naïve \n.*Breakpoint 1, checkpoint .* at .*/été ☀/naïve\.c:\d+\n`+
+		`.*\n► .* r-xp .*/été ☀/naïve\n.*\n.*flag\{maps.*\n1 hit; `,
+		"-ex", "break naïve.c:checkpoint", "-ex", "run", "-ex", "vmmap -x -A0 -B0 été", "-ex", "search -w flag{ [heap]", prog)
+}
+
+// GDB is killed while the debuggee runs: one line, and status 3.
+func TestGDBIsKilledInAScript(t *testing.T) {
+	t.Parallel()
+	cmd := dbgsh(t, "-keep-going", "-ex", `python import os; print("gdb", os.getpid(), flush=True)`, "-ex", "run", "-ex", `echo no\n`,
+		"-args", program(t, "testdata/inferior.c"), "spin")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var seen bytes.Buffer
+	for buf := make([]byte, 4096); !strings.Contains(seen.String(), "spinning\n"); {
+		n, err := out.Read(buf)
+		seen.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("%v\n%s\n%s", err, &seen, &errs)
+		}
+	}
+	m := regexp.MustCompile(`gdb (\d+)\n`).FindStringSubmatch(seen.String())
+	unix.Kill(atoi(t, m[1]), unix.SIGKILL)
+	rest, _ := io.ReadAll(out)
+	cmd.Wait()
+	if s := cmd.ProcessState.ExitCode(); s != 3 {
+		t.Errorf("exit status %d, want 3", s)
+	}
+	if want := regexp.MustCompile(`^-ex: run: GDB ended \(killed by signal 9[^)]*\)\n$`); !want.MatchString(errs.String()) {
+		t.Errorf("standard error is\n%s", &errs)
+	}
+	if len(rest) > 0 {
+		t.Errorf("afterwards came %q", rest)
+	}
+}
+
+// Scripts are left by signals too; what was started is killed.
+func TestSignalsInAScript(t *testing.T) {
+	t.Parallel()
+	for _, sig := range []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
+		t.Run(unix.SignalName(sig), func(t *testing.T) {
+			t.Parallel()
+			cmd := dbgsh(t, "-ex", "run", "-ex", `echo no\n`, "-args", program(t, "testdata/inferior.c"), "spin")
+			var errs bytes.Buffer
+			cmd.Stderr = &errs
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var seen bytes.Buffer
+			for buf := make([]byte, 4096); !strings.Contains(seen.String(), "spinning\n"); {
+				n, err := out.Read(buf)
+				seen.Write(buf[:n])
+				if err != nil {
+					t.Fatalf("%v\n%s\n%s", err, &seen, &errs)
+				}
+			}
+			cmd.Process.Signal(sig)
+			rest, _ := io.ReadAll(out)
+			cmd.Wait()
+			if bytes.Contains(rest, []byte("no\n")) {
+				t.Errorf("the script went on: %q", rest)
+			}
+			if s := cmd.ProcessState.ExitCode(); s <= 0 {
+				t.Errorf("exit status %d\n%s", s, &errs)
+			}
+		})
+	}
+}
+

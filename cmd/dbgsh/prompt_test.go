@@ -1,0 +1,301 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+func TestFirstPrompt(t *testing.T) {
+	t.Parallel()
+	x := openTerminal(t, program(t, "testdata/inferior.c"))
+	x.expect(`^dbgsh \d+\.\d+\.\d+ on GDB \d+\.\d+\S* · .*/inferior · type help, or any GDB command\n\(dbgsh\) $`)
+	x.run("print value", `^\$1 = 1592651789\n`)
+	x.run("vmmap", `^vmmap: no process: start one with "run", or attach with "attach PID"\n`)
+	x.run("nosuch", `^Undefined command: "nosuch"\.  Try "help"\.\n`)
+	// A line in parts, a block, an empty line, a line that is dropped.
+	x.key("define twice" + enter)
+	x.expect(`\n> $`)
+	x.key("print 2 * $arg0" + enter)
+	x.expect(`\n> $`)
+	x.key("end" + enter)
+	x.prompt()
+	x.run("twice 21", `^\$2 = 42\n`)
+	x.key(enter)
+	x.expect(`^\n\$3 = 42\n\(dbgsh\) $`)
+	x.key("print 3" + ctrlC)
+	x.prompt()
+	x.key("define more" + enter)
+	x.expect(`\n> $`)
+	x.key(ctrlC)
+	x.prompt()
+	x.key("quit 5" + enter)
+	if s := x.status(); s != 5 {
+		t.Errorf("exit status %d, want 5", s)
+	}
+}
+
+// What fails at the prompt is no failure of the session.
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, keys string
+		want       int
+	}{
+		{"Ctrl-D", ctrlD, 0}, {"quit", "quit" + enter, 0}, {"exit", "exit 1" + enter, 1},
+		{"after an error", "nosuch" + enter + ctrlD, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			x := openTerminal(t)
+			x.prompt()
+			x.key(c.keys)
+			if s := x.status(); s != c.want {
+				t.Errorf("exit status %d, want %d", s, c.want)
+			}
+		})
+	}
+}
+
+// The keyboard is the debuggee's while it runs, and nobody's else.
+func TestKeyboard(t *testing.T) {
+	t.Parallel()
+	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "echo")
+	x.prompt()
+	x.key("run" + enter)
+	x.expect(`name\? $`)
+	x.key("some words" + enter)
+	x.expect(`^some words\nread <some words>\n$`)
+	x.key("vmmap | é" + enter)
+	x.expect(`^vmmap \| é\nread <vmmap \| é>\n$`)
+	x.key(ctrlC)
+	x.expect(`received signal SIGINT`)
+	x.prompt()
+	x.run("print value", `^\$1 = 1592651789\n`)
+	x.key("continue" + enter)
+	x.expect(`Continuing\.\n`)
+	x.key("again" + enter)
+	x.expect(`read <again>\n$`)
+	x.key(ctrlD) // the end of its input, not of dbgsh
+	x.expect(`end of input\n\[Inferior 1 \(process \d+\) exited normally\]\n`)
+	x.prompt()
+	x.key(ctrlD)
+	if s := x.status(); s != 0 {
+		t.Errorf("exit status %d", s)
+	}
+}
+
+func TestInterrupt(t *testing.T) {
+	t.Parallel()
+	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "spin")
+	x.prompt()
+	x.key("run" + enter)
+	x.expect(`spinning\n`)
+	for range 3 {
+		x.key(ctrlC)
+		x.expect(`Program received signal SIGINT, Interrupt\.\n`)
+		x.prompt()
+		x.run("vmmap -A0 -B0 main", `\n► .* r-xp .*inferior \+0x[0-9a-f]+\n`)
+		x.key("continue" + enter)
+		x.expect(`Continuing\.\n`)
+	}
+	x.key(ctrlC)
+	x.expect(`received signal SIGINT`)
+	x.prompt()
+	pid := x.inferior()
+
+	// Leaving asks, since dbgsh has started it.
+	x.key(ctrlD)
+	x.expect(`kill it and leave\? \(y or n\) $`)
+	x.key("what" + enter)
+	x.expect(`Please answer y or n\.\n.*\(y or n\) $`)
+	x.key("n" + enter)
+	x.prompt()
+	x.key("quit" + enter)
+	x.expect(`\(y or n\) $`)
+	x.key(ctrlC)
+	x.prompt()
+	x.key(ctrlD)
+	x.expect(`\(y or n\) $`)
+	x.key("y" + enter)
+	if s := x.status(); s != 0 {
+		t.Errorf("exit status %d", s)
+	}
+	waitGone(t, pid)
+}
+
+// Ctrl-C during a search brings the prompt back, and the debuggee stands
+// where it stood.
+func TestInterruptSearch(t *testing.T) {
+	t.Parallel()
+	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "touch", "512")
+	x.prompt()
+	x.run("break checkpoint", `Breakpoint 1`)
+	x.run("run", `Breakpoint 1, `)
+	x.run("continue", `Breakpoint 1, `)
+	// Every place is a hit of a pattern that is slow to find.
+	x.key(`search --regex --count '(Q|QQ)+z'` + enter)
+	x.expect(`z'\n`)
+	x.key(ctrlC)
+	x.expect(`(?i)interrupted`)
+	x.prompt()
+	x.run("print value", `^\$\d = 1592651789\n`)
+	x.key(ctrlD)
+	x.expect(`\(y or n\) $`)
+	x.key("y" + enter)
+	x.status()
+}
+
+// Ctrl-C while GDB starts: what is called GDB may be anything.
+func TestInterruptStart(t *testing.T) {
+	t.Parallel()
+	mute := filepath.Join(t.TempDir(), "mute")
+	if err := os.WriteFile(mute, []byte("#!/bin/sh\necho I am no GDB >/dev/tty\nexec sleep 1000\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	x := openTerminal(t, "-gdb", mute)
+	x.expect(`I am no GDB`)
+	x.key(ctrlC)
+	if s := x.status(); s != 3 {
+		t.Errorf("exit status %d, want 3", s)
+	}
+}
+
+// The debuggee's terminal has the size of the user's, also when that changes.
+func TestWindowSize(t *testing.T) {
+	t.Parallel()
+	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "size")
+	x.prompt()
+	x.run("run", `\n30 rows, 100 columns\n`)
+	x.run("break checkpoint", `Breakpoint 1`)
+	x.run("run", `Breakpoint 1, `)
+	if err := pty.Setsize(x.pty, &pty.Winsize{Rows: 41, Cols: 77}); err != nil {
+		t.Fatal(err)
+	}
+	x.prompt() // shown again
+	x.run("continue", `\n41 rows, 77 columns\n`)
+}
+
+// What dbgsh attached to lives on, whichever way dbgsh ends.
+func TestAttachedLivesOn(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		end  func(x *terminal)
+	}{
+		{"quit", func(x *terminal) { x.key("quit" + enter) }},
+		{"Ctrl-D", func(x *terminal) { x.key(ctrlD) }},
+		{"SIGTERM", func(x *terminal) { x.cmd.Process.Signal(unix.SIGTERM) }},
+		{"SIGHUP", func(x *terminal) { x.cmd.Process.Signal(unix.SIGHUP) }},
+		{"hang-up", func(x *terminal) { x.pty.Close() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			pid := live(t, program(t, "testdata/inferior.c"), "spin")
+			x := openTerminal(t, "-p", strconv.Itoa(pid))
+			x.prompt()
+			x.run("break checkpoint", `Breakpoint 1`)
+			x.run("continue", `Breakpoint 1, `)
+			c.end(x)
+			x.status()
+			if !isRunning(pid) {
+				t.Errorf("the process is in state %q", stateOf(pid))
+			}
+		})
+	}
+}
+
+// What dbgsh started is killed, whichever way dbgsh ends, and GDB ends too.
+func TestStartedIsKilled(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		end  func(x *terminal)
+	}{
+		{"SIGTERM", func(x *terminal) { x.cmd.Process.Signal(unix.SIGTERM) }},
+		{"SIGHUP", func(x *terminal) { x.cmd.Process.Signal(unix.SIGHUP) }},
+		{"SIGKILL", func(x *terminal) { x.cmd.Process.Kill() }},
+		{"hang-up", func(x *terminal) { x.pty.Close() }},
+	} {
+		for _, running := range []bool{false, true} {
+			name := c.name + " at the prompt"
+			if running {
+				name = c.name + " while it runs"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "spin")
+				x.prompt()
+				x.run("break checkpoint", `Breakpoint 1`)
+				x.run("run", `Breakpoint 1, `)
+				pid, gdb := x.inferior(), x.gdb()
+				if running {
+					x.run("delete", ``)
+					x.key("continue" + enter)
+					x.expect(`spinning\n`)
+				}
+				c.end(x)
+				x.status()
+				waitGone(t, pid)
+				waitGone(t, gdb)
+			})
+		}
+	}
+}
+
+// The end of GDB is told in one line; the shell stays, and run starts anew.
+func TestGDBIsKilled(t *testing.T) {
+	t.Parallel()
+	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "spin")
+	x.prompt()
+	x.run("vmmap_add 0x1000 0x1000 rw 0 kept", `added`)
+	gdb := x.gdb()
+	x.key("run" + enter)
+	x.expect(`spinning\n`)
+	unix.Kill(gdb, unix.SIGKILL)
+	x.expect(`^GDB ended \(killed by signal 9[^)]*\)\. "run", "attach" or "file" starts a new one; added pages are kept\.\n\(dbgsh\) $`)
+	x.run("vmmap kept", `\n► +0x1000 +0x2000 rw-\? +1000 +0 kept\n`)
+	x.run("print value", `^GDB ended \(.*\)\. .*\n`)
+	x.key("run" + enter)
+	x.expect(`spinning\n`)
+	x.key(ctrlC)
+	x.expect(`received signal SIGINT`)
+	x.prompt()
+	x.run("vmmap -A0 -B0 main kept", `kept\n► .* r-xp .*inferior \+0x[0-9a-f]+\n`)
+	if now := x.gdb(); now == gdb {
+		t.Error("the same GDB")
+	}
+}
+
+// History is kept in the user's state folder, for nobody else to read.
+func TestHistory(t *testing.T) {
+	t.Parallel()
+	x := openTerminal(t)
+	x.prompt()
+	x.run("print 6*7", `42\n`)
+	x.key("quit" + enter)
+	x.status()
+	var file string
+	for _, v := range x.cmd.Env {
+		if dir, found := strings.CutPrefix(v, "XDG_STATE_HOME="); found {
+			file = filepath.Join(dir, "dbgsh", "history")
+		}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`(?m)^print 6\*7$`).Match(text) || bytes.Count(text, []byte("\n")) > 2 {
+		t.Errorf("history is %q", text)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}

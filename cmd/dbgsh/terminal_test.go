@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+// patience bounds every wait of a test; a passing test waits for far less.
+const patience = 30 * time.Second
+
+// keys that a person presses.
+const (
+	enter = "\r"
+	ctrlC = "\x03"
+	ctrlD = "\x04"
+)
+
+// terminal is dbgsh on a terminal of its own, as its controlling one.
+type terminal struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	pty    *os.File
+	exited chan struct{}
+
+	mu      sync.Mutex
+	screen  []byte        // what was written and not yet expected
+	changed chan struct{} // closed when screen next changes
+}
+
+// openTerminal starts dbgsh on a terminal of 30 rows and 100 columns.
+func openTerminal(t *testing.T, args ...string) *terminal {
+	t.Helper()
+	x := &terminal{t: t, cmd: dbgsh(t, args...), exited: make(chan struct{}), changed: make(chan struct{})}
+	var err error
+	if x.pty, err = pty.StartWithSize(x.cmd, &pty.Winsize{Rows: 30, Cols: 100}); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := x.pty.Read(buf)
+			x.mu.Lock()
+			x.screen = append(x.screen, buf[:n]...)
+			close(x.changed)
+			x.changed = make(chan struct{})
+			x.mu.Unlock()
+			if err != nil { // EIO: the last user of the terminal is gone
+				return
+			}
+		}
+	}()
+	go func() {
+		x.cmd.Wait()
+		close(x.exited)
+	}()
+	t.Cleanup(func() {
+		x.cmd.Process.Kill()
+		<-x.exited
+		x.pty.Close()
+		<-read
+	})
+	return x
+}
+
+// escapes are the sequences that move the cursor and colour (ECMA-48).
+var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[A-Za-z]")
+
+// expect waits until the pattern matches what was written since the last
+// match, without escape sequences and carriage returns, and returns the match
+// and its groups.
+func (x *terminal) expect(pattern string) []string {
+	x.t.Helper()
+	re := regexp.MustCompile(pattern)
+	limit := time.After(patience)
+	for {
+		x.mu.Lock()
+		text := bytes.ReplaceAll(escapes.ReplaceAll(x.screen, nil), []byte("\r"), nil)
+		at := re.FindSubmatchIndex(text)
+		if at != nil {
+			x.screen = bytes.Clone(text[at[1]:])
+			x.mu.Unlock()
+			var groups []string
+			for i := 0; i < len(at); i += 2 {
+				groups = append(groups, string(text[at[i]:at[i+1]]))
+			}
+			return groups
+		}
+		changed := x.changed
+		x.mu.Unlock()
+		select {
+		case <-changed:
+		case <-limit:
+			x.t.Fatalf("%s does not come; there is\n%s", pattern, text)
+		}
+	}
+}
+
+// prompt waits for an empty prompt with nothing behind it.
+func (x *terminal) prompt() {
+	x.t.Helper()
+	x.expect(`(^|\n)\(dbgsh\) $`)
+}
+
+// key presses keys.
+func (x *terminal) key(keys string) {
+	x.t.Helper()
+	if _, err := x.pty.WriteString(keys); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// run types a line at the prompt, waits for the pattern, and for the prompt.
+func (x *terminal) run(line, pattern string) []string {
+	x.t.Helper()
+	x.key(line + enter)
+	x.expect(regexp.QuoteMeta(line) + `\n`)
+	m := x.expect(pattern)
+	x.prompt()
+	return m
+}
+
+// status waits for the end of dbgsh and returns its exit status.
+func (x *terminal) status() int {
+	x.t.Helper()
+	select {
+	case <-x.exited:
+	case <-time.After(patience):
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.t.Fatalf("dbgsh does not end; there is\n%s", x.screen)
+	}
+	return x.cmd.ProcessState.ExitCode()
+}
+
+// inferior is the process id of the debuggee, which must be stopped.
+func (x *terminal) inferior() int {
+	x.t.Helper()
+	m := x.run(`python print("pid", gdb.selected_inferior().pid)`, `pid (\d+)\n`)
+	return atoi(x.t, m[1])
+}
+
+// gdb is the process id of GDB, which must wait for commands.
+func (x *terminal) gdb() int {
+	x.t.Helper()
+	m := x.run(`python import os; print("gdb", os.getpid())`, `gdb (\d+)\n`)
+	return atoi(x.t, m[1])
+}
+
+func atoi(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// isRunning reports whether a process is alive and not a zombie, nor stopped.
+func isRunning(pid int) bool {
+	switch stateOf(pid) {
+	case "R", "S", "D":
+		return true
+	}
+	return false
+}
+
+// stateOf is the state letter of proc_pid_stat(5), "" where there is none.
+func stateOf(pid int) string {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')'):]), " ")
+	return rest[:1]
+}
+
+// waitGone waits until a process is no more.
+func waitGone(t *testing.T, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for end := time.Now().Add(patience); ; {
+		n, err := unix.Poll(fds, int(time.Until(end).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			t.Fatal(err)
+		case n == 0:
+			t.Fatalf("process %d lives on, in state %s", pid, stateOf(pid))
+		default:
+			return
+		}
+	}
+}

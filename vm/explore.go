@@ -1,0 +1,57 @@
+package vm
+
+import "context"
+
+// Explored is the readable memory around an address.
+type Explored struct {
+	Range
+	// Cut says that there may be more: the limit was reached.
+	Cut bool
+}
+
+// Explore reads one byte of each page of size page (a power of two), from the
+// one that holds addr upwards and then downwards, until one cannot be read or
+// limit bytes have been seen. The range is empty where addr itself cannot be
+// read. It never goes beyond the address last, nor wraps. A reader that says why
+// it cannot read ends it with that error.
+func Explore(ctx context.Context, r Reader, addr, last, page, limit uint64) (Explored, error) {
+	limit = max(limit, page)
+	var b [1]byte
+	readable := func(at uint64) (bool, error) {
+		n, err := r.ReadMemory(ctx, b[:], at)
+		return n == 1, err
+	}
+	first := addr &^ (page - 1)
+	ok, err := readable(first)
+	if err != nil || !ok {
+		return Explored{}, err
+	}
+	found := Explored{Range: Range{Start: first, Size: page}}
+	for up := true; ; {
+		next := found.Start - page
+		atEnd := found.Start == 0
+		if up {
+			next = found.Last() + 1
+			atEnd = found.Last() >= last
+		}
+		if !atEnd {
+			if ok, err = readable(next); err != nil {
+				return Explored{}, err
+			}
+			if ok && found.Size+page > limit {
+				found.Cut = true
+				return found, nil
+			}
+		}
+		switch {
+		case !atEnd && ok && up:
+			found.Size += page
+		case !atEnd && ok:
+			found.Start, found.Size = next, found.Size+page
+		case up:
+			up = false
+		default:
+			return found, nil
+		}
+	}
+}
