@@ -44,7 +44,8 @@ docs:
 	$(GO) run ./docs
 
 deps:
-	@.ci/install gdb gdbserver gcc g++ libc6-dev python3 nodejs procps less
+	@.ci/install gdb gdbserver gcc g++ libc6-dev binutils python3 nodejs procps less \
+		qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-mips-linux-gnu libc6-dev-mips-cross
 
 demo-deps:
 	@.ci/install gdb gcc libc6-dev

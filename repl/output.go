@@ -41,7 +41,7 @@ func (o *Output) Write(p []byte) (int, error) {
 }
 
 func (o *Output) write(p []byte) (int, error) {
-	if o.err != nil {
+	if o.err != nil || len(p) == 0 { // a device may fail even an empty write
 		return 0, o.err
 	}
 	n, err := o.stdout.Write(p)

@@ -184,7 +184,7 @@ func TestInterruptedScript(t *testing.T) {
 		status       int
 	}{
 		{"echo a\nhang\necho b\n", "f:2: interrupted\n", unix.SIGINT, false, 1},
-		{"hang\n", "", unix.SIGTERM, true, 0},
+		{"hang\n", "f:1: terminated\n", unix.SIGTERM, true, 1},
 		{"run\necho b\n", "f:1: interrupted\n", unix.SIGINT, false, 1},
 	} {
 		on := "hanging"

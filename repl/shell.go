@@ -132,9 +132,9 @@ func (sh *Shell) runSource(ctx context.Context, src source) error {
 			return errReported
 		}
 		if ctx.Err() != nil {
-			if context.Cause(ctx) == errInterrupted {
+			if cause := context.Cause(ctx); cause != errNoReader && !errors.Is(err, errReported) {
 				sh.status = max(sh.status, 1)
-				sh.Output.complain(place + ": interrupted")
+				sh.Output.complain(place + ": " + cause.Error())
 			}
 			return errReported
 		}

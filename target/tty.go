@@ -37,6 +37,9 @@ func openTTY(person bool, out io.Writer) (*tty, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a terminal for the inferior: %w", err)
 	}
+	if master, err = pollable(master); err != nil {
+		return nil, errors.Join(fmt.Errorf("open a terminal for the inferior: %w", err), slave.Close())
+	}
 	t := &tty{
 		name: slave.Name(), master: master, slave: slave, typist: person,
 		done: make(chan struct{}), marks: make(map[string]chan struct{}), atEOL: true,
@@ -50,21 +53,38 @@ func openTTY(person bool, out io.Writer) (*tty, error) {
 	return t, nil
 }
 
+// pollable is f, which is closed, as a file whose reads and writes end with
+// its deadlines and with Close. pty.Open makes its own a blocking one.
+func pollable(f *os.File) (*os.File, error) {
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
 // plain sets the terminal up for a script: see termios(3).
 func (t *tty) plain() error {
-	// Not Fd: it would make reads block past Close.
-	conn, err := t.slave.SyscallConn()
-	if err != nil {
+	if err := control(t.slave, makePlain); err != nil {
 		return fmt.Errorf("set the inferior's terminal up: %w", err)
 	}
-	var setErr error
-	if err := conn.Control(func(fd uintptr) { setErr = makePlain(int(fd)) }); err != nil {
-		setErr = err
-	}
-	if setErr != nil {
-		return fmt.Errorf("set the inferior's terminal up: %w", setErr)
-	}
 	return nil
+}
+
+// control runs do on f's descriptor, which stays open meanwhile. With Fd, f
+// could be closed under it.
+func control(f *os.File, do func(fd int) error) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var doErr error
+	err = conn.Control(func(fd uintptr) { doErr = do(int(fd)) })
+	return errors.Join(err, doErr)
 }
 
 func makePlain(fd int) error {
@@ -153,7 +173,9 @@ func (t *tty) eof() error {
 
 // resize sets the terminal's size in characters.
 func (t *tty) resize(rows, cols uint16) error {
-	return pty.Setsize(t.master, &pty.Winsize{Rows: rows, Cols: cols})
+	return control(t.master, func(fd int) error {
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
+	})
 }
 
 // copyOutput hands on what is written to the terminal, without the marks of drain.

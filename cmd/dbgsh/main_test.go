@@ -106,6 +106,7 @@ func homeEnv(dir string) []string {
 		"XDG_STATE_HOME=" + filepath.Join(dir, "state"),
 		"TMPDIR=" + filepath.Join(dir, "tmp"),
 		"LC_ALL=C.UTF-8", "TERM=xterm-256color", "SHELL=/bin/sh", "NO_COLOR=", "PAGER=", "DEBUGINFOD_URLS=",
+		"GORACE=atexit_sleep_ms=0", // else it sleeps for a second at the end of each dbgsh
 	}
 }
 

@@ -31,7 +31,8 @@ type terminal struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	pty    *os.File
-	exited chan struct{}
+	exited chan struct{} // closed when dbgsh has ended
+	read   chan struct{} // closed when all was read
 
 	mu      sync.Mutex
 	screen  []byte        // what was written and not yet expected
@@ -41,14 +42,28 @@ type terminal struct {
 // openTerminal starts dbgsh on a terminal of 30 rows and 100 columns.
 func openTerminal(t *testing.T, args ...string) *terminal {
 	t.Helper()
-	x := &terminal{t: t, cmd: dbgsh(t, args...), exited: make(chan struct{}), changed: make(chan struct{})}
-	var err error
-	if x.pty, err = pty.StartWithSize(x.cmd, &pty.Winsize{Rows: 30, Cols: 100}); err != nil {
+	return onTerminal(t, dbgsh(t, args...))
+}
+
+func onTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
+	t.Helper()
+	x := &terminal{t: t, cmd: cmd, exited: make(chan struct{}), read: make(chan struct{}), changed: make(chan struct{})}
+	blocking, err := pty.StartWithSize(x.cmd, &pty.Winsize{Rows: 30, Cols: 100})
+	if err != nil {
 		t.Fatal(err)
 	}
-	read := make(chan struct{})
+	// A file on which Close ends a Read, and so hangs up.
+	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	blocking.Close()
+	x.pty = os.NewFile(uintptr(fd), "terminal")
 	go func() {
-		defer close(read)
+		defer close(x.read)
 		buf := make([]byte, 32<<10)
 		for {
 			n, err := x.pty.Read(buf)
@@ -70,9 +85,19 @@ func openTerminal(t *testing.T, args ...string) *terminal {
 		x.cmd.Process.Kill()
 		<-x.exited
 		x.pty.Close()
-		<-read
+		<-x.read
 	})
 	return x
+}
+
+// all waits for the end of dbgsh and returns what was written, as it came.
+func (x *terminal) all() string {
+	x.t.Helper()
+	x.status()
+	<-x.read
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return string(x.screen)
 }
 
 // escapes are the sequences that move the cursor and colour (ECMA-48).
@@ -105,6 +130,22 @@ func (x *terminal) expect(pattern string) []string {
 		case <-limit:
 			x.t.Fatalf("%s does not come; there is\n%s", pattern, text)
 		}
+	}
+}
+
+// resize makes the window another size.
+func (x *terminal) resize(rows, cols uint16) {
+	x.t.Helper()
+	conn, err := x.pty.SyscallConn() // Fd would make the file a blocking one
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	size := &unix.Winsize{Row: rows, Col: cols}
+	if err := conn.Control(func(fd uintptr) { err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, size) }); err != nil {
+		x.t.Fatal(err)
+	}
+	if err != nil {
+		x.t.Fatal(err)
 	}
 }
 

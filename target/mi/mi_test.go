@@ -40,21 +40,28 @@ func TestStartErrors(t *testing.T) {
 	}
 	for _, c := range []struct {
 		command []string
-		want    string
+		want    []string
 	}{
-		{[]string{"/bin/false"}, "exited with status 1"},
-		{[]string{"no-such-gdb-here"}, "not found"},
-		{[]string{"/no/such/gdb"}, "no such file"},
-		{[]string{plain}, "permission denied"},
-		{[]string{"/"}, "directory"},
-		{[]string{"sh", "-c", "echo first; echo broken gdb >&2; kill -9 $$"}, "killed by signal 9 (SIGKILL): broken gdb\nfirst"},
-		{[]string{"sh", "-c", "cat"}, "it does not speak GDB/MI"},
-		{nil, "no command"},
+		{[]string{"/bin/false"}, []string{"exited with status 1"}},
+		{[]string{"no-such-gdb-here"}, []string{"not found"}},
+		{[]string{"/no/such/gdb"}, []string{"no such file"}},
+		{[]string{plain}, []string{"permission denied"}},
+		{[]string{"/"}, []string{"directory"}},
+		// Two pipes: nothing says which is read first.
+		{[]string{"sh", "-c", "echo first; echo broken gdb >&2; kill -9 $$"}, []string{"killed by signal 9 (SIGKILL): ", "first", "broken gdb"}},
+		{[]string{"sh", "-c", "cat"}, []string{"it does not speak GDB/MI"}},
+		{nil, []string{"no command"}},
 	} {
 		_, err := Start(testContext(t), Config{Command: c.command})
 		var se *StartError
-		if !errors.As(err, &se) || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%q: %v, want %q", c.command, err, c.want)
+		if !errors.As(err, &se) {
+			t.Errorf("%q: %v", c.command, err)
+			continue
+		}
+		for _, want := range c.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: %v, want %q", c.command, err, want)
+			}
 		}
 	}
 	// Programs that are no GDB, and one that ignores everything.
