@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"dbgsh/vm"
 )
 
 // Result is what a command hands to the next stage or to the user. It also
@@ -27,7 +29,6 @@ const (
 	Data         // writable memory
 	RWX          // memory both writable and executable
 	ROData       // memory that is neither
-	Marker       // a mark at a row
 	Title        // a heading
 	Faint        // what matters less
 	Strong       // what matters more
@@ -68,6 +69,13 @@ func (t *Text) Print(s Style, text string) {
 	core := strings.TrimRight(text, "\n")
 	t.w.WriteString(t.paint(s, core))
 	t.w.WriteString(text[len(core):])
+}
+
+// notes writes sentences, a line each, that may hold names of files.
+func (t *Text) notes(notes []string) {
+	for _, n := range notes {
+		t.Print(Plain, vm.Escape(n)+"\n")
+	}
 }
 
 // Flush writes out what is buffered and returns the first error.

@@ -30,8 +30,8 @@ regular expression over bytes, --icase takes upper and lower case as equal.
 REGIONs, -e, -w and --perm choose mappings as for vmmap; of a range 0xA-0xB only
 what lies in it is searched. Every hit is found, overlapping ones and those
 across adjacent mappings too. The last line says what was searched and what
-could not be read. Memory is read from outside: nothing in the debuggee changes
-by it.
+could not be read. A process on this machine is read from outside: nothing in it
+changes by that.
 
 The hits are kept until the next search. --next looks for VALUE at their places
 alone; --changed and --unchanged, which need no VALUE, keep those where other

@@ -38,6 +38,9 @@ func (r *searchResult) Selected() *vm.Map {
 func (r *searchResult) WriteText(t *Text) {
 	if r.onlyCount {
 		t.Printf(Plain, "%d\n", r.scan.Count)
+		if r.scan.SearchedBytes == 0 { // a bare 0 would pass for an answer
+			t.notes(append(r.notes, r.summary()))
+		}
 		return
 	}
 	width := 0 // of the addresses: the last is the longest
@@ -53,9 +56,7 @@ func (r *searchResult) WriteText(t *Text) {
 		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-*s", titleWidth, titles[h.Mapping])
 		t.Printf(Plain, " %#-*x  %-*s  %s\n", width, h.Address, 3*vm.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
 	}
-	for _, n := range r.notes {
-		t.Print(Plain, n+"\n")
-	}
+	t.notes(r.notes)
 	t.Print(Plain, r.summary()+"\n")
 }
 

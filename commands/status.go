@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"dbgsh/target"
+	"dbgsh/vm"
 )
 
 func status() Command {
@@ -18,7 +19,11 @@ func status() Command {
 			if err != nil {
 				return nil, err
 			}
-			return &statusResult{st, s.Maps.Added()}, nil
+			res := &statusResult{Status: st, added: s.Maps.Added()}
+			if m, err := s.Maps.Map(ctx); err == nil {
+				res.notes = m.Notes
+			}
+			return res, nil
 		},
 	}
 }
@@ -26,7 +31,8 @@ func status() Command {
 // statusResult is what is known of the target.
 type statusResult struct {
 	target.Status
-	added int // mappings added by hand
+	added int      // mappings added by hand
+	notes []string // what the map does not tell
 }
 
 // WriteText is a line for each thing known.
@@ -45,25 +51,29 @@ func (r *statusResult) WriteText(t *Text) {
 		line("debuggee", "%v", r.Kind)
 	}
 	if r.Program != "" {
-		line("program", "%s", r.Program)
+		line("program", "%s", vm.Escape(r.Program))
 	}
 	line("GDB", "%s, pid %d", r.GDB, r.GDBPID)
-	line("map from", "%s", r.Map)
+	line("map from", "%s", vm.Escape(r.Map))
 	if r.added > 0 {
 		line("added", "%s, by vmmap_add or vmmap_load", count(r.added, "mapping"))
+	}
+	for _, n := range r.notes {
+		line("note", "%s", vm.Escape(n))
 	}
 }
 
 // MarshalJSON is an object of what is known.
 func (r *statusResult) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
-		Kind    string `json:"kind"`
-		PID     int    `json:"pid"`
-		Running bool   `json:"running"`
-		Program string `json:"program"`
-		GDB     string `json:"gdb"`
-		GDBPID  int    `json:"gdb_pid"`
-		Map     string `json:"map"`
-		Added   int    `json:"added"`
-	}{r.Kind.String(), r.PID, r.Running, r.Program, r.GDB, r.GDBPID, r.Map, r.added})
+		Kind    string   `json:"kind"`
+		PID     int      `json:"pid"`
+		Running bool     `json:"running"`
+		Program string   `json:"program"`
+		GDB     string   `json:"gdb"`
+		GDBPID  int      `json:"gdb_pid"`
+		Map     string   `json:"map"`
+		Added   int      `json:"added"`
+		Notes   []string `json:"notes"`
+	}{r.Kind.String(), r.PID, r.Running, r.Program, r.GDB, r.GDBPID, r.Map, r.added, append([]string{}, r.notes...)})
 }

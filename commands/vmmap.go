@@ -192,9 +192,7 @@ func (r *mapResult) WriteText(t *Text) {
 		}
 		r.writeTable(t)
 	}
-	for _, n := range r.notes {
-		t.Print(Plain, n+"\n")
-	}
+	t.notes(r.notes)
 }
 
 func (r *mapResult) writeTable(t *Text) {

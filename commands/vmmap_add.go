@@ -78,7 +78,7 @@ func addMappings(ctx context.Context, s *Session, ms ...vm.Mapping) (*addResult,
 	if err == nil {
 		res.bits = m.AddressBits
 	}
-	overlaps, err := s.Maps.Add(ms...)
+	overlaps, err := s.Maps.Add(m, ms...)
 	if err != nil {
 		return nil, err
 	}
@@ -110,9 +110,7 @@ func (r *addResult) WriteText(t *Text) {
 		m := &r.added[i]
 		t.Printf(Plain, "added %v %v %s\n", m.Range, m.Perm, m.Title())
 	}
-	for _, n := range r.notes {
-		t.Print(Plain, n+"\n")
-	}
+	t.notes(r.notes)
 }
 
 // MarshalJSON is {"added":[...],"notes":[...]}.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"dbgsh/target"
 	"dbgsh/vm"
 )
 
@@ -49,7 +50,7 @@ func runVmmapLoad(ctx context.Context, s *Session, base string, in Input) (Resul
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	f, err := target.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -102,9 +103,20 @@ func fileToLoad(ctx context.Context, s *Session, words []Word) (string, error) {
 		if path == "" {
 			return "", usagef("no program is loaded; name an ELF file")
 		}
+		if strings.HasPrefix(path, "target:") {
+			return "", usagef("the program, %s, is on the stub's side; name an ELF file on this one", path)
+		}
 		return path, nil
 	case 1:
-		return filepath.Abs(words[0].Text)
+		path := words[0].Text
+		if rest, ok := strings.CutPrefix(path, "~/"); ok {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return "", err
+			}
+			path = filepath.Join(home, rest)
+		}
+		return filepath.Abs(path)
 	}
 	return "", usagef("takes one FILE, but got %s", count(len(words), "word"))
 }

@@ -92,7 +92,7 @@ func (sh *Shell) sourceFile(ctx context.Context, name string, verbose bool) erro
 	if sh.depth >= maxDepth {
 		return fmt.Errorf("%s: %d scripts deep; a script that sources itself?", name, sh.depth)
 	}
-	f, err := os.Open(expandHome(name))
+	f, err := openScript(expandHome(name))
 	if err != nil {
 		return err
 	}

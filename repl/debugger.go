@@ -25,12 +25,15 @@ type Debugger interface {
 	Running() (running bool, changed <-chan struct{})
 	// Started reports whether a process that dbgsh started is alive.
 	Started() bool
+	// Alive reports whether any process is being debugged.
+	Alive() bool
 	// Keyboard types p to the inferior. It waits while the inferior cannot take
 	// more, until ctx is done, and says how many bytes were taken; an error
 	// means that nobody takes any.
 	Keyboard(ctx context.Context, p []byte) (n int, err error)
-	// KeyboardEOF types the end-of-file character to the inferior.
-	KeyboardEOF() error
+	// KeyboardEOF types the end-of-file character to the inferior. It waits
+	// like Keyboard.
+	KeyboardEOF(ctx context.Context) error
 	// Resize gives the inferior's terminal its size, in characters.
 	Resize(rows, cols uint16)
 	// Kill ends a GDB that does not answer. Whoever waits for it gets an error.

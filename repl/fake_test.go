@@ -2,6 +2,7 @@ package repl
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type fakeGDB struct {
 	running  bool
 	changed  chan struct{}
 	started  bool
+	alive    bool
+	confirm  string       // how show confirm ends, "" for on
 	keyboard bytes.Buffer // what the inferior got
 	typed    chan struct{}
 	eofs     int
@@ -57,7 +60,11 @@ func (g *fakeGDB) Console(ctx context.Context, line string, out io.Writer) error
 	g.mu.Unlock()
 	word, args, _ := strings.Cut(line, " ")
 	switch word {
-	case "echo", "break", "x", "list", "print", "set", "show", "help":
+	case "kill", "delete":
+		fmt.Fprintf(out, "done: %s\n", line)
+	case "show":
+		fmt.Fprintf(out, "Whether to confirm potentially dangerous operations is %s.\n", cmp.Or(g.confirm, "on"))
+	case "echo", "break", "x", "list", "print", "set", "help":
 		fmt.Fprintf(out, "%s\n", line)
 	case "part":
 		io.WriteString(out, args)
@@ -153,6 +160,8 @@ func (g *fakeGDB) Running() (bool, <-chan struct{}) {
 
 func (g *fakeGDB) Started() bool { return g.started }
 
+func (g *fakeGDB) Alive() bool { return g.alive }
+
 func (g *fakeGDB) Keyboard(_ context.Context, p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -164,7 +173,7 @@ func (g *fakeGDB) Keyboard(_ context.Context, p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (g *fakeGDB) KeyboardEOF() error {
+func (g *fakeGDB) KeyboardEOF(context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.eofs++

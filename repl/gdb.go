@@ -67,6 +67,9 @@ func (sh *Shell) handOver(ctx context.Context, line string, out io.Writer) error
 		}
 		return sh.viaFile(ctx, b.lines, func(line string) error { return sh.inGDB(ctx, line, out) })
 	}
+	if err := sh.confirm(ctx, line); err != nil {
+		return err
+	}
 	return sh.inGDB(ctx, line, out)
 }
 

@@ -86,9 +86,9 @@ func (k *keyboard) feed(ctx context.Context, fd int, d Debugger) {
 		default: // the end, or a terminal that hung up
 			if k.midLine { // VEOF behind text only hands the text over, termios(3)
 				k.midLine = false
-				d.KeyboardEOF()
+				d.KeyboardEOF(ctx)
 			}
-			d.KeyboardEOF()
+			d.KeyboardEOF(ctx)
 			return
 		}
 	}

@@ -8,6 +8,10 @@ import "context"
 func (sh *Shell) Open(ctx context.Context, f func(ctx context.Context) error) (more bool) {
 	return sh.attend(ctx, func(ctx context.Context) error {
 		err := f(ctx)
+		if broken, _ := sh.Output.broken(); broken {
+			sh.left = true
+			return errReported
+		}
 		if err != nil {
 			sh.fail("", "", err)
 			sh.status = 3

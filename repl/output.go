@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,9 +19,15 @@ type Output struct {
 	stdout, stderr io.Writer
 	json           bool
 
+	writing atomic.Int32  // writes under way to files
+	given   chan struct{} // closed by giveUp
+	once    sync.Once     // closes given
+
 	mu       sync.Mutex
 	midLine  bool          // the last thing written to the terminal did not end its line
 	redraw   func()        // while a prompt is shown: shows it again
+	held     []byte        // the begin of a line that came while a prompt is shown
+	later    *time.Timer   // shows held
 	err      error         // first error of stdout
 	failed   chan struct{} // closed when err is set, for good
 	terminal bool          // stdout is one
@@ -29,7 +38,7 @@ type Output struct {
 func NewOutput(stdout, stderr io.Writer, json bool) *Output {
 	return &Output{
 		stdout: stdout, stderr: stderr, json: json,
-		failed: make(chan struct{}), terminal: isTerminal(stdout),
+		failed: make(chan struct{}), given: make(chan struct{}), terminal: isTerminal(stdout),
 	}
 }
 
@@ -44,7 +53,7 @@ func (o *Output) write(p []byte) (int, error) {
 	if o.err != nil || len(p) == 0 { // a device may fail even an empty write
 		return 0, o.err
 	}
-	n, err := o.stdout.Write(p)
+	n, err := o.put(o.stdout, p)
 	if n > 0 {
 		o.midLine = p[n-1] != '\n'
 	}
@@ -52,10 +61,60 @@ func (o *Output) write(p []byte) (int, error) {
 		o.err = err
 		close(o.failed)
 		if !errors.Is(err, unix.EPIPE) { // a reader that has enough is no news
-			fmt.Fprintf(o.stderr, "write standard output: %v\n", err)
+			o.warn(fmt.Sprintf("write standard output: %v\n", err))
 		}
 	}
 	return n, err
+}
+
+// errGivenUp is the error of writes after giveUp.
+var errGivenUp = errors.New("it takes nothing, and is given up")
+
+// put writes p to w. A file that takes nothing holds it up until giveUp.
+func (o *Output) put(w io.Writer, p []byte) (int, error) {
+	if _, ok := w.(*os.File); !ok {
+		return w.Write(p)
+	}
+	type written struct {
+		n   int
+		err error
+	}
+	done := make(chan written, 1)
+	own := bytes.Clone(p) // the write may outlast the call
+	o.writing.Add(1)
+	defer o.writing.Add(-1)
+	go func() {
+		n, err := w.Write(own)
+		done <- written{n, err}
+	}()
+	select {
+	case r := <-done:
+		return r.n, r.err
+	case <-o.given:
+		return 0, errGivenUp
+	}
+}
+
+// blocked reports whether a write is under way that may be waiting for a reader.
+func (o *Output) blocked() bool { return o.writing.Load() > 0 }
+
+// giveUp ends the writes that are under way; those to come fail.
+func (o *Output) giveUp() { o.once.Do(func() { close(o.given) }) }
+
+// warnLimit is how long standard error may take for a line.
+const warnLimit = time.Second
+
+// warn writes text to standard error. It leaves one that takes nothing alone.
+func (o *Output) warn(text string) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		io.WriteString(o.stderr, text) // nobody is left to be told of an error here
+	}()
+	select {
+	case <-done:
+	case <-time.After(warnLimit):
+	}
 }
 
 // Inferior is a writer for what the inferior prints, and for what GDB says
@@ -69,22 +128,65 @@ func (w inferiorOutput) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.json {
-		return o.stderr.Write(p)
+		return o.put(o.stderr, p)
 	}
 	if o.redraw == nil || len(p) == 0 {
 		return o.write(p)
 	}
-	// A prompt is on the screen: the text takes its line, and it comes again
-	// below. "\r\x1b[K" is ECMA-48's carriage return and erase in line.
-	text := append([]byte("\r\x1b[K"), p...)
-	if !bytes.HasSuffix(p, []byte("\n")) {
+	// A prompt is on the screen, which is to be shown again below each text: so
+	// lines are shown whole where the rest of one comes soon.
+	o.held = append(o.held, p...)
+	end := bytes.LastIndexByte(o.held, '\n') + 1
+	if len(o.held)-end > maxHeld {
+		end = len(o.held)
+	}
+	if end > 0 {
+		err := o.interject(o.held[:end])
+		o.held = append(o.held[:0], o.held[end:]...)
+		if err != nil {
+			return 0, err
+		}
+	}
+	if o.later != nil {
+		o.later.Stop()
+	}
+	if len(o.held) > 0 {
+		o.later = time.AfterFunc(heldFor, o.release)
+	}
+	return len(p), nil
+}
+
+const (
+	heldFor = 100 * time.Millisecond // how long a line may wait for its rest
+	maxHeld = 64 << 10               // bytes of a line that waits
+)
+
+// release shows what waits for the end of its line.
+func (o *Output) release() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.held) > 0 {
+		o.interject(o.held)
+		o.held = nil
+	}
+}
+
+// interject shows text on the line of the prompt, and the prompt again below.
+// "\r\x1b[K" is ECMA-48's carriage return and erase in line.
+func (o *Output) interject(text []byte) error {
+	if o.redraw == nil { // the prompt is gone
+		_, err := o.write(text)
+		return err
+	}
+	text = append([]byte("\r\x1b[K"), text...)
+	if text[len(text)-1] != '\n' {
 		text = append(text, '\n')
 	}
-	if _, err := o.write(text); err != nil {
-		return 0, err
+	_, err := o.write(text)
+	if err == nil {
+		o.redraw()
 	}
-	o.redraw()
-	return len(p), nil
+	return err
 }
 
 // complain writes a line to standard error, at the start of a line where both
@@ -98,7 +200,7 @@ func (o *Output) complain(line string) {
 		o.midLine = false
 		defer o.mu.Unlock()
 	}
-	io.WriteString(o.stderr, text) // nobody is left to be told of an error here
+	o.warn(text)
 }
 
 // startLine ends the line that the cursor is in, if it is not at its start.
@@ -117,6 +219,10 @@ func (o *Output) prompting(redraw func()) {
 	defer o.mu.Unlock()
 	o.redraw = redraw
 	o.midLine = false
+	if redraw == nil && len(o.held) > 0 {
+		o.interject(o.held)
+		o.held = nil
+	}
 }
 
 // lent runs f, which writes to standard output by itself.

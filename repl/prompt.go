@@ -226,6 +226,16 @@ func unrepeated() map[string]int {
 	}
 }
 
+// shortened is the one of unrepeated that word stands for, or "".
+func shortened(word string) string {
+	for name, from := range unrepeated() {
+		if len(word) >= from && strings.HasPrefix(name, word) {
+			return name
+		}
+	}
+	return ""
+}
+
 // repeatOf is what an empty line runs after line, "" for nothing.
 func (sh *Shell) repeatOf(ctx context.Context, line string) string {
 	p, err := parse(line, func(word string) *commands.Command { return sh.lookup(ctx, word) })
@@ -254,10 +264,8 @@ func (sh *Shell) repeatOfGDB(ctx context.Context, line string) string {
 	if word == "" {
 		return line
 	}
-	for name, from := range unrepeated() {
-		if len(word) >= from && strings.HasPrefix(name, word) {
-			return ""
-		}
+	if shortened(word) != "" {
+		return ""
 	}
 	if k, _ := sh.classifier(ctx).classify(line); k != plain {
 		return ""

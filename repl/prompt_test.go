@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 	}
 	g := newFakeGDB()
 	g.started = os.Getenv("DBGSH_TEST_STARTED") != ""
+	g.alive, g.confirm = os.Getenv("DBGSH_TEST_ALIVE") != "", os.Getenv("DBGSH_TEST_CONFIRM")
 	out := NewOutput(os.Stdout, os.Stderr, false)
 	sh := newTestShell(&testing.T{}, g, out, func(c *Config) {
 		c.Stdin, c.Banner, c.HistoryFile = os.Stdin, "dbgsh under test", HistoryPath()
@@ -483,4 +484,54 @@ func testDumb(t *testing.T, term *terminal) {
 	term.prompt()
 	term.send("\x04")
 	term.exit(0)
+}
+
+// TestConfirm: what would lose a process or all breakpoints is asked for first,
+// where GDB would ask.
+func TestConfirm(t *testing.T) {
+	process := `^The process being debugged would be lost; go on\? \(y or n\) `
+	term := startTerminal(t, "DBGSH_TEST_ALIVE=1")
+	term.prompt()
+	for _, line := range []string{"kill", "run", "r", "gdb kill", "attach 1", "core", "target remote :1", "starti"} {
+		term.line(line)
+		term.expect(process)
+		term.line("n")
+		term.prompt()
+	}
+	term.line("kill")
+	term.expect(process)
+	term.line("y")
+	term.expect("^done: kill\r\n")
+	term.prompt()
+	for _, line := range []string{"delete", "d", "delete display"} {
+		term.line(line)
+		term.expect(`^Delete them all\? \(y or n\) `)
+		term.send("\x03")
+		term.prompt()
+	}
+	term.line("delete 1")
+	term.expect("^done: delete 1\r\n")
+	term.prompt()
+
+	for _, env := range [][]string{{"DBGSH_TEST_ALIVE=1", "DBGSH_TEST_CONFIRM=off"}, {}} {
+		term = startTerminal(t, env...)
+		term.prompt()
+		term.line("kill")
+		term.expect("^done: kill\r\n")
+		term.prompt()
+	}
+}
+
+func TestEndangers(t *testing.T) {
+	for line, want := range map[string]danger{
+		"run": endsProcess, "r <x": endsProcess, "k": endsProcess, "kill inferiors 1": harmless, "att 1": endsProcess,
+		"target record": harmless, "target record-full": harmless, "tar extended-remote :1": endsProcess, "start": endsProcess,
+		"delete": deletesAll, "delete breakpoints": deletesAll, "delete 1 2": harmless, "delete breakpoints 1": harmless,
+		"delete $n": harmless, "next": harmless, "detach": harmless, "thread apply all delete": deletesAll, "rwatch x": harmless,
+		"| delete | cat": deletesAll, "": harmless,
+	} {
+		if got := endangers(line); got != want {
+			t.Errorf("%q: %v, want %v", line, got, want)
+		}
+	}
 }

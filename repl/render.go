@@ -34,7 +34,6 @@ func painter() func(commands.Style, string) string {
 		commands.Code:   color.New(color.FgRed),
 		commands.Data:   color.New(color.FgMagenta),
 		commands.RWX:    color.New(color.FgRed, color.Bold, color.Underline),
-		commands.Marker: color.New(color.FgGreen, color.Bold),
 		commands.Title:  color.New(color.Bold),
 		commands.Faint:  color.New(color.Faint),
 		commands.Strong: color.New(color.Bold),

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dbgsh/commands"
 )
 
@@ -61,29 +63,54 @@ func New(cfg Config) *Shell {
 func (sh *Shell) Left() bool { return sh.left }
 
 // Status is the exit status that the lines so far ask for: 0, 1 where a
-// command failed, 3 where GDB or the target was lost, or what quit said.
-func (sh *Shell) Status() int { return sh.status }
+// command failed or standard output did, 3 where GDB or the target was lost, or
+// what quit said.
+func (sh *Shell) Status() int {
+	if _, failed := sh.Output.broken(); failed {
+		return max(sh.status, 1)
+	}
+	return sh.status
+}
 
 // RunInit runs the script at path like RunFile; that there is none is fine.
 func (sh *Shell) RunInit(ctx context.Context, path string) (more bool) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return true
 	}
-	return sh.RunFile(ctx, path)
+	return sh.runFile(ctx, "init script", path)
 }
 
-// RunFile runs the script at path; - is Stdin. See RunScript.
+// RunFile runs the script at path, which -x named; - is Stdin. See RunScript.
+// A file that cannot be opened is a command that failed.
 func (sh *Shell) RunFile(ctx context.Context, path string) (more bool) {
 	if path == "-" {
 		return sh.RunScript(ctx, path, sh.Stdin)
 	}
-	f, err := os.Open(path)
+	return sh.runFile(ctx, "-x", path)
+}
+
+// runFile runs the script at path, which place says who named.
+func (sh *Shell) runFile(ctx context.Context, place, path string) (more bool) {
+	f, err := openScript(path)
 	if err != nil {
-		sh.fail("", "", err)
-		return false
+		sh.fail(place, "", err)
+		return sh.KeepGoing
 	}
 	defer f.Close()
 	return sh.RunScript(ctx, path, f)
+}
+
+// openScript opens a file to be read line by line.
+func openScript(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		f.Close()
+		return nil, &fs.PathError{Op: "open", Path: path, Err: unix.EISDIR}
+	}
+	return f, nil
 }
 
 // RunScript runs the lines of r. What fails is reported on standard error with
@@ -122,13 +149,12 @@ func (sh *Shell) runSource(ctx context.Context, src source) error {
 		if isEOF(err) {
 			return nil
 		}
-		if err == nil {
+		unread := err != nil
+		if !unread {
 			err = sh.runLine(ctx, line)
 		}
-		if broken, failed := sh.Output.broken(); broken {
-			if sh.left = true; failed {
-				sh.status = max(sh.status, 1)
-			}
+		if broken, _ := sh.Output.broken(); broken {
+			sh.left = true
 			return errReported
 		}
 		if ctx.Err() != nil {
@@ -148,7 +174,7 @@ func (sh *Shell) runSource(ctx context.Context, src source) error {
 			}
 			sh.fail(place, word, err)
 		}
-		if isLost(err) || !sh.KeepGoing || sh.status == 3 {
+		if unread || isLost(err) || !sh.KeepGoing || sh.status == 3 {
 			return errReported
 		}
 	}

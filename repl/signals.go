@@ -97,7 +97,8 @@ func (stuckError) Lost() bool    { return true }
 
 // attend runs f. Ctrl-C, SIGTERM and a standard output that nobody reads
 // cancel its context. Where that does not end it, a further Ctrl-C (a further
-// wait with the others) kills GDB, and one more gives up and leaves.
+// wait with the others) gives up a standard output that takes nothing, the next
+// kills GDB, and one more gives up and leaves.
 func (sh *Shell) attend(ctx context.Context, f func(ctx context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -106,7 +107,7 @@ func (sh *Shell) attend(ctx context.Context, f func(ctx context.Context) error) 
 
 	failed := sh.Output.failed
 	var late <-chan time.Time
-	killed := false
+	killed, gaveUp := false, false
 	end := func(cause error) {
 		if ctx.Err() == nil {
 			cancel(cause)
@@ -114,7 +115,13 @@ func (sh *Shell) attend(ctx context.Context, f func(ctx context.Context) error) 
 		}
 	}
 	enforce := func() (giveUp bool) {
-		if killed {
+		switch {
+		case !gaveUp && sh.Output.blocked(): // GDB may only be waiting for us
+			gaveUp = true
+			sh.Output.giveUp()
+			late = time.After(sh.patience)
+			return false
+		case killed:
 			return true
 		}
 		killed = true
@@ -149,6 +156,8 @@ func (sh *Shell) attend(ctx context.Context, f func(ctx context.Context) error) 
 			switch {
 			case context.Cause(ctx) != errInterrupted:
 				giveUp = enforce()
+			case !gaveUp && sh.Output.blocked():
+				sh.Output.complain("standard output takes nothing; Ctrl-C once more gives it up and leaves")
 			case killed:
 				sh.Output.complain("no answer yet; Ctrl-C once more leaves dbgsh")
 			default:

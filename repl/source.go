@@ -39,7 +39,7 @@ func newScript(name string, r io.Reader) *script {
 func (s *script) place() string { return s.placeOf(s.n) }
 
 func (s *script) placeOf(n int) string {
-	if s.single {
+	if s.single || n == 0 {
 		return s.name
 	}
 	return s.name + ":" + strconv.Itoa(n)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,8 +43,8 @@ func (t *Target) core(ctx context.Context, inf *inferior) (*openCore, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.coreMu.Lock()
+	defer t.coreMu.Unlock()
 	if c := t.opened; c != nil {
 		if c.path == path && c.exe == inf.executable && c.size == st.Size() && c.written.Equal(st.ModTime()) {
 			return c, nil
@@ -53,7 +54,7 @@ func (t *Target) core(ctx context.Context, inf *inferior) (*openCore, error) {
 			return nil, err
 		}
 	}
-	f, err := os.Open(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -65,16 +66,19 @@ func (t *Target) core(ctx context.Context, inf *inferior) (*openCore, error) {
 	return t.opened, nil
 }
 
-// openMappedFile opens a file that a core names. It may be anything by now:
-// only a regular file is opened, and no FIFO is waited for.
-func openMappedFile(path string) (vm.CoreFile, error) {
+// openMappedFile opens a file that a core names, which may be anything by now.
+func openMappedFile(path string) (vm.CoreFile, error) { return OpenRegular(path) }
+
+// OpenRegular opens a regular file for reading. Nothing else is opened, and no
+// FIFO is waited for.
+func OpenRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", path)
+		err = fmt.Errorf("open %s: not a regular file", path)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -88,7 +92,39 @@ func (t *Target) coreMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.core.Map(ctx)
+	m, err := c.core.Map(ctx)
+	if err != nil {
+		return nil, err
+	}
+	whole := *m
+	if notes := fileNotes(c.core.Files); len(notes) > 0 {
+		whole.Notes = slices.Concat(m.Notes, notes)
+	}
+	return &whole, nil
+}
+
+// fileNotes says which mapped files stand in for what the core has not.
+func fileNotes(files []vm.CoreFileUse) []string {
+	var notes []string
+	used, refused := 0, 0
+	var first vm.CoreFileUse
+	for _, f := range files {
+		switch {
+		case f.Err == nil:
+			used++
+		default:
+			if refused++; refused == 1 {
+				first = f
+			}
+		}
+	}
+	if used > 0 {
+		notes = append(notes, fmt.Sprintf("what the core lacks of %d mapped files is read from them: their build-id is the same", used))
+	}
+	if refused > 0 {
+		notes = append(notes, fmt.Sprintf("%d mapped files are not used; the first, %s: %v", refused, first.Path, first.Err))
+	}
+	return notes
 }
 
 // coreMemory reads a core that its Target keeps open.

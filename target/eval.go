@@ -27,40 +27,46 @@ func (e *ValueError) Error() string { return e.Expr + ": " + e.Why }
 //
 // Nothing runs in the debuggee unless the expression itself calls it.
 func (t *Target) Evaluate(ctx context.Context, expr string) (value uint64, negative bool, err error) {
-	if v, err := strconv.ParseUint(expr, 0, 64); err == nil && !strings.ContainsAny(expr, "_bBoO") {
+	if v, err := strconv.ParseUint(expr, 0, 64); err == nil && literal.MatchString(expr) {
 		return v, false, nil
 	}
 	typ, err := t.typeOf(ctx, expr)
 	if err != nil {
 		return 0, false, asValueError(expr, err)
 	}
-	operand := expr
+	// Whatever radix the user has chosen for output.
+	line := "with output-radix 10 -- output " + expr
 	switch typ.kind {
 	case kindAggregate, kindFloat, kindVoid:
 		return 0, false, &ValueError{expr, "is " + typ.name + ", no integer or pointer"}
 	case kindPlace:
-		operand = "&(" + expr + ")"
+		line = "output &(" + expr + ")"
+	case kindNamed:
+		line = "output/d " + expr
 	}
-	if strings.ContainsAny(expr, "(=") || strings.Contains(expr, "++") || strings.Contains(expr, "--") {
+	if !harmless.MatchString(expr) {
 		defer t.changed() // it may have called or assigned
 	}
-	res, err := t.send(ctx, "data-evaluate-expression", operand)
+	text, err := t.query(ctx, line)
 	if err != nil {
 		return 0, false, asValueError(expr, err)
 	}
-	if v, neg, ok := parseValue(res.Str("value")); ok {
-		return v, neg, nil
-	}
-	// Enumerators, booleans and flag registers are shown by name.
-	text, err := t.query(ctx, "output/d "+operand)
-	if err != nil {
-		return 0, false, asValueError(expr, err)
-	}
+	text = radixNoise.ReplaceAllString(text, "")
 	if v, neg, ok := parseValue(text); ok {
 		return v, neg, nil
 	}
-	return 0, false, &ValueError{expr, fmt.Sprintf("is %q, no integer or pointer", res.Str("value"))}
+	return 0, false, &ValueError{expr, fmt.Sprintf("is %q, no integer or pointer", text)}
 }
+
+var (
+	// literal is a decimal, octal or hexadecimal number as C writes it.
+	literal = regexp.MustCompile(`^(0[xX][0-9a-fA-F]+|[0-9]+)$`)
+	// radixNoise is what GDB says while the radix changes and changes back.
+	radixNoise = regexp.MustCompile(`Output radix now set to [^\n]*\n`)
+	// harmless is an expression that neither calls nor assigns, in any language:
+	// a name, a register or a number, and a number more or less.
+	harmless = regexp.MustCompile(`^[-&]?[$\w.]+([-+](0x[0-9a-fA-F]+|[0-9]+))?$`)
+)
 
 func asValueError(expr string, err error) error {
 	var said *mi.Error
@@ -128,7 +134,8 @@ type exprType struct {
 type typeKind uint8
 
 const (
-	kindScalar    typeKind = iota // an integer, a pointer, an enumeration ...
+	kindScalar    typeKind = iota // an integer or a pointer
+	kindNamed                     // an enumeration, a boolean or flags, shown by name
 	kindPlace                     // an array, a function, a symbol without a type: its address counts
 	kindAggregate                 // a structure, union or class
 	kindFloat
@@ -165,9 +172,15 @@ func classify(text string) exprType {
 				x.kind = kindAggregate
 			}
 		}
+		if x.kind == kindScalar {
+			x.kind = kindNamed
+		}
+	case isEnd("bool"), isEnd("_Bool"):
+		x.kind = kindNamed
 	case isEnd("void"):
 		x.kind = kindVoid
-	case strings.Contains(end, "float"), strings.Contains(end, "double"), isEnd("f32"), isEnd("f64"):
+	case strings.Contains(strings.ToLower(end), "float"), strings.Contains(end, "double"),
+		isEnd("f32"), isEnd("f64"), isEnd("_ext"): // i387_ext is $st0's
 		x.kind = kindFloat
 	}
 	return x

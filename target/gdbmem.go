@@ -61,8 +61,7 @@ func (g gdbMemory) dump(ctx context.Context, p []byte, addr uint64) (ok bool, er
 	defer os.Remove(f.Name())
 	defer f.Close()
 	_, err = g.t.query(ctx, fmt.Sprintf("dump binary memory %s %#x %#x", f.Name(), addr, addr+uint64(len(p))))
-	var said *mi.Error
-	if errors.As(err, &said) {
+	if unreadable(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -81,11 +80,10 @@ func (g gdbMemory) dump(ctx context.Context, p []byte, addr uint64) (ok bool, er
 // error if that is everything.
 func (g gdbMemory) read(ctx context.Context, p []byte, addr uint64) (int, error) {
 	res, err := g.t.send(ctx, "data-read-memory-bytes", fmt.Sprintf("%#x", addr), strconv.Itoa(len(p)))
-	var said *mi.Error
-	switch {
-	case errors.As(err, &said):
+	if unreadable(err) {
 		return 0, nil
-	case err != nil:
+	}
+	if err != nil {
 		return 0, err
 	}
 	for _, block := range res.Tuples("memory") {
@@ -102,7 +100,23 @@ func (g gdbMemory) read(ctx context.Context, p []byte, addr uint64) (int, error)
 	return 0, nil
 }
 
-// Close implements commands.MemoryReader.
+// unreadable reports whether GDB says that memory cannot be read (gdb/corefile.c,
+// memory_error_message, and gdb/mi/mi-main.c), and nothing else.
+func unreadable(err error) bool {
+	var said *mi.Error
+	return errors.As(err, &said) &&
+		(strings.Contains(said.Msg, "Cannot access memory") || strings.Contains(said.Msg, "Unable to read memory"))
+}
+
+// Notes says what reading has done to the debuggee.
+func (g gdbMemory) Notes() []string {
+	if g.remote {
+		return []string{"read by the stub: pages that the debuggee had not touched yet may have been made present"}
+	}
+	return nil
+}
+
+// Close ends nothing: GDB stays.
 func (gdbMemory) Close() error { return nil }
 
 // The most bytes of a needle, which has to fit into a packet, and of a range,
@@ -118,10 +132,15 @@ const (
 // the end of the search and does not say so.
 func (g gdbMemory) FindBytes(ctx context.Context, r vm.Range, needle []byte, limit int) (at []uint64, ok bool, err error) {
 	n := uint64(len(needle))
-	if !g.remote || n == 0 || n > findNeedle || needle[n-1] == ' ' {
-		return nil, false, nil // GDB drops a blank at the end of a line
+	if !g.remote || n == 0 || n > findNeedle {
+		return nil, false, nil
 	}
 	pattern := escapePacket(needle)
+	if strings.TrimRight(pattern, " \t") != pattern {
+		// GDB drops blanks at the end of a line, and gdbserver ends the debuggee
+		// over a packet that ends in the middle of a byte.
+		return nil, false, nil
+	}
 	for off := uint64(0); r.Size-off >= n && len(at) < limit; {
 		size := min(r.Size-off, findPiece)
 		answer, err := g.t.packet(ctx, fmt.Sprintf("qSearch:memory:%x;%x;%s", r.Start+off, size, pattern))

@@ -2,10 +2,12 @@ package target
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
 
+	"dbgsh/target/mi"
 	"dbgsh/vm"
 )
 
@@ -20,6 +22,10 @@ func (t *Target) serverMap(ctx context.Context, inf *inferior) (*vm.Map, error) 
 		path = "/proc/" + tid + "/maps"
 	}
 	text, err := t.remoteFile(ctx, path)
+	var said *mi.Error
+	if errors.As(err, &said) {
+		return t.gdbMap(ctx, inf, fmt.Sprintf("get %s: %v", path, err))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("get %s from the stub: %w", path, err)
 	}
@@ -33,11 +39,35 @@ func (t *Target) serverMap(ctx context.Context, inf *inferior) (*vm.Map, error) 
 	for i := range ms {
 		ms[i].Source = vm.SourceRemote
 	}
-	m := &vm.Map{Mappings: ms, AddressBits: 64}
+	return &vm.Map{Mappings: ms, AddressBits: t.addressBits(ctx, inf)}, nil
+}
+
+func (t *Target) addressBits(ctx context.Context, inf *inferior) int {
 	if ptr, _, err := t.archOf(ctx, inf); err == nil && ptr == 4 {
-		m.AddressBits = 32
+		return 32
 	}
-	return m, nil
+	return 64
+}
+
+// gdbMap is the map that GDB itself gets out of a stub which does not hand over
+// the file with it, why being the reason; and what is declared where GDB gets none.
+func (t *Target) gdbMap(ctx context.Context, inf *inferior, why string) (*vm.Map, error) {
+	text, err := t.query(ctx, "info proc mappings")
+	var said *mi.Error
+	if err != nil && !errors.As(err, &said) {
+		return nil, err
+	}
+	ms, err := vm.ParseInfoProc(text)
+	if err != nil {
+		return nil, fmt.Errorf("info proc mappings: %w", err)
+	}
+	if len(ms) == 0 {
+		return t.stubMap(ctx, inf)
+	}
+	return &vm.Map{
+		Mappings: ms, AddressBits: t.addressBits(ctx, inf),
+		Notes: []string{"from GDB's info proc mappings; " + why},
+	}, nil
 }
 
 // selectedTID is the system's id of the selected thread, "" where GDB does not show it.

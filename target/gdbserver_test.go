@@ -3,6 +3,7 @@ package target
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -17,12 +18,18 @@ import (
 // with the test.
 func serve(t testing.TB, args ...string) string {
 	t.Helper()
+	addr, _ := serveProcess(t, args...)
+	return addr
+}
+
+func serveProcess(t testing.TB, args ...string) (addr string, server *os.Process) {
+	t.Helper()
 	need(t, "gdbserver")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
+	addr = l.Addr().String()
 	l.Close()
 	cmd := exec.Command("gdbserver", append([]string{"--once", addr}, args...)...)
 	stderr, err := cmd.StderrPipe()
@@ -43,11 +50,11 @@ func serve(t testing.TB, args ...string) string {
 				for lines.Scan() {
 				}
 			}()
-			return addr
+			return addr, cmd.Process
 		}
 	}
 	t.Fatalf("gdbserver does not listen: %v", lines.Err())
-	return ""
+	return "", nil
 }
 
 func TestMapBehindGDBServer(t *testing.T) {
@@ -133,7 +140,7 @@ func TestSearchBehindGDBServer(t *testing.T) {
 	defer local.Close()
 	// What the guard in oddmaps separates; bytes that a packet has to escape; and
 	// the first bytes of files, which lie beside memory that cannot be read.
-	for _, needle := range []string{"the guard", "\x7fELF", "\x00\x00\x00\x00\x7d", "#$}*", "\xff\xff\xff\xff\xff\xff\xff\xff"} {
+	for _, needle := range []string{"the guard", "\x7fELF", "d\x00", "x)", "x*", "\x05\x00\x00\x00\x00\x00\x00\x00", "end of the ", "\x00\x00\x00\x00\x7d", "#$}*", "\xff\xff\xff\xff\xff\xff\xff\xff"} {
 		matcher, err := vm.NewBytes([]byte(needle))
 		if err != nil {
 			t.Fatal(err)
@@ -158,6 +165,33 @@ func TestSearchBehindGDBServer(t *testing.T) {
 		}
 		if got.SearchedBytes != want.SearchedBytes {
 			t.Errorf("%q: searched %d bytes, want %d (%v, %v)", needle, got.SearchedBytes, want.SearchedBytes, got.Unread, want.Unread)
+		}
+	}
+}
+
+func TestServerDiesWhileTheTargetRuns(t *testing.T) {
+	prog := compile(t, "oddmaps") // waits for its input
+	for _, line := range []string{"continue", "stepi"} {
+		d := start(t, prog)
+		addr, server := serveProcess(t, prog, t.TempDir())
+		d.gdbLines("target remote "+addr, "break ready", "continue")
+		died := make(chan error, 1)
+		go func() {
+			for running, changed := d.Running(); !running && line == "continue"; running, changed = d.Running() {
+				<-changed
+			}
+			died <- server.Kill()
+		}()
+		if line != "continue" {
+			if err := <-died; err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out bytes.Buffer
+		err := d.Console(d.ctx, line, &out)
+		var lost *LostError
+		if !errors.As(err, &lost) || lost.What != "the target" {
+			t.Errorf("%s: got %v\n%s", line, err, out.String())
 		}
 	}
 }

@@ -2,6 +2,8 @@ package target
 
 import (
 	"context"
+	"errors"
+	"strings"
 
 	"dbgsh/vm"
 )
@@ -29,8 +31,9 @@ func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	running, _ := t.Running()
-	m.Live = m.Live || running
+	t.mu.Lock()
+	m.Live = m.Live || t.running || t.partly
+	t.mu.Unlock()
 	return m, nil
 }
 
@@ -38,6 +41,22 @@ func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
 type Memory interface {
 	vm.Reader
 	Close() error
+}
+
+// processMemory is the memory of a process as it is, GDB's breakpoints included
+// where they are in it.
+type processMemory struct {
+	*ProcMem
+	breakpoints bool
+}
+
+// Notes says what else is to be known of what was read.
+func (m *processMemory) Notes() []string {
+	notes := m.ProcMem.Notes()
+	if m.breakpoints {
+		notes = append(notes, "GDB keeps its breakpoints inserted now, so their instructions stand in the code that was read")
+	}
+	return notes
 }
 
 // Memory is the memory of the selected inferior: read from the process itself
@@ -53,7 +72,16 @@ func (t *Target) Memory(ctx context.Context) (Memory, error) {
 		if err != nil {
 			return nil, err
 		}
-		return OpenProcMem(tid, ProcMemOptions{})
+		mem, err := OpenProcMem(tid, ProcMemOptions{})
+		if err != nil {
+			return nil, err
+		}
+		text, err := t.query(ctx, "show breakpoint always-inserted")
+		if err != nil {
+			return nil, errors.Join(err, mem.Close())
+		}
+		running, _ := t.Running()
+		return &processMemory{mem, running || strings.Contains(text, " is on")}, nil
 	case KindCore:
 		c, err := t.core(ctx, &inf)
 		if err != nil {

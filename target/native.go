@@ -109,18 +109,21 @@ func (t *Target) archOf(ctx context.Context, inf *inferior) (ptr int, order bina
 		}
 		return 8, id.order, nil
 	}
-	size, _, err := t.Evaluate(ctx, "sizeof(void *)")
-	if err != nil || size != 4 && size != 8 {
-		size = 8
-	}
-	text, err := t.query(ctx, "show endian")
+	// What GDB supposes; in a language without sizeof it is asked in C.
+	text, err := t.query(ctx, "with language c -- output sizeof(void *)")
 	if err != nil {
 		return 0, nil, err
 	}
-	if strings.Contains(text, "big endian") {
-		return int(size), binary.BigEndian, nil
+	if ptr = 8; strings.TrimSpace(text) == "4" {
+		ptr = 4
 	}
-	return int(size), binary.LittleEndian, nil
+	if text, err = t.query(ctx, "show endian"); err != nil {
+		return 0, nil, err
+	}
+	if strings.Contains(text, "big endian") {
+		return ptr, binary.BigEndian, nil
+	}
+	return ptr, binary.LittleEndian, nil
 }
 
 // Program is the path of the program's file, "" where none is loaded.
@@ -129,29 +132,17 @@ func (t *Target) Program(ctx context.Context) (string, error) {
 	return inf.executable, err
 }
 
+// Alive reports whether a process is being debugged.
+func (t *Target) Alive() bool { return len(t.processes()) > 0 }
+
 // Started reports whether a process that GDB started, and would kill on
 // leaving, is alive.
 func (t *Target) Started() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
 	c, err := t.gdb()
 	if err != nil {
 		return false
 	}
-	select {
-	case <-c.Done():
-		return false
-	default:
-	}
-	groups, err := t.send(ctx, "list-thread-groups")
-	if err != nil {
-		return false
-	}
-	for _, g := range groups.Tuples("groups") {
-		pid, err := strconv.Atoi(g.Str("pid"))
-		if err != nil {
-			continue
-		}
+	for _, pid := range t.processes() {
 		// GDB is the parent of what it starts; field 4 of proc_pid_stat(5).
 		stat, err := os.ReadFile(procPath(pid, "stat"))
 		if err != nil {
@@ -164,4 +155,31 @@ func (t *Target) Started() bool {
 		}
 	}
 	return false
+}
+
+// processes is the ids of all processes that GDB debugs. A GDB that does not
+// answer within a second has none.
+func (t *Target) processes() []int {
+	c, err := t.gdb()
+	if err != nil {
+		return nil
+	}
+	select {
+	case <-c.Done():
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	groups, err := t.send(ctx, "list-thread-groups")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, g := range groups.Tuples("groups") {
+		if pid, err := strconv.Atoi(g.Str("pid")); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }

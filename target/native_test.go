@@ -262,6 +262,15 @@ int main(void) { puts(msg); return side() - 1; }
 			t.Errorf("%q: got %#x, %v", expr, v, err)
 		}
 	}
+	d.gdbLines("set output-radix 16")
+	for expr, want := range map[string]uint64{"neg": 1<<64 - 3, "big": 1<<64 - 1, "0xb0010": 0xb0010} {
+		if v, neg, err := d.Evaluate(d.ctx, expr); err != nil || v != want || neg != (expr == "neg") {
+			t.Errorf("in radix 16 %s: got %#x, %v, %v", expr, v, neg, err)
+		}
+	}
+	if v, _, err := d.Evaluate(d.ctx, "$st0"); err == nil {
+		t.Errorf("$st0 is %#x", v)
+	}
 	if v, _, err := d.Evaluate(d.ctx, "side()"); err != nil || v != 1 {
 		t.Errorf("side(): %d, %v", v, err)
 	}

@@ -2,11 +2,12 @@ package target
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"strconv"
+	"strings"
 
 	"dbgsh/target/mi"
 	"dbgsh/vm"
@@ -30,7 +31,7 @@ func (t *Target) stubMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
 		return nil, fmt.Errorf("info mem: %w", err)
 	}
 	m.Mappings = append(m.Mappings, regions...)
-	if inf.executable != "" {
+	if inf.executable != "" && !strings.HasPrefix(inf.executable, onTarget) {
 		segments, err := programSegments(inf.executable)
 		if err != nil {
 			m.Notes = append(m.Notes, err.Error())
@@ -42,10 +43,14 @@ func (t *Target) stubMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
 	return m, nil
 }
 
+// onTarget begins the path of a program that is on the stub's side (GDB's
+// manual, set sysroot).
+const onTarget = "target:"
+
 // programSegments is the segments of a program where it was linked, with the
 // bounds that the file gives them.
 func programSegments(path string) ([]vm.Mapping, error) {
-	f, err := os.Open(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +58,9 @@ func programSegments(path string) ([]vm.Mapping, error) {
 	image, err := vm.ReadELF(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if image.Type == elf.ET_DYN {
+		return nil, fmt.Errorf("%s can be loaded anywhere, so its segments are left out; vmmap_load --base ADDR adds them", path)
 	}
 	ms, err := image.Mappings(vm.Loaded{Page: 1, Name: path, BSSName: path})
 	if err != nil {
@@ -101,8 +109,8 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 func (t *Target) Registers(ctx context.Context) ([]uint64, error) {
 	res, err := t.send(ctx, "data-list-register-values", "--skip-unavailable", "x")
 	var said *mi.Error
-	if errors.As(err, &said) {
-		return nil, vm.ErrNoProcess // there are none
+	if errors.As(err, &said) && strings.Contains(said.Msg, "No registers") {
+		return nil, vm.ErrNoProcess
 	}
 	if err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ type Config struct {
 	Program  string // file to debug, may be ""
 	Args     []string
 	Terminal bool      // a person types at the inferior's terminal
+	NoInput  bool      // nobody types there: the inferior's input is at its end
 	Inferior io.Writer // gets what the inferior writes to its terminal
 	Stray    io.Writer // gets what GDB prints when no line is under way
 	Log      io.Writer // gets every line to and from GDB, may be nil
@@ -43,8 +44,11 @@ type Target struct {
 	client  *mi.Client      // nil before Start and after Close
 	program string          // the program that a new GDB is given
 	stubs   map[string]Kind // what stubs have said of themselves
-	opened  *openCore       // the core file read last
+
+	coreMu  sync.Mutex
+	opened  *openCore // the core file read last; guarded by coreMu
 	running bool
+	partly  bool          // a thread has stopped while others may run (non-stop mode)
 	turned  chan struct{} // closed when running next changes
 	ran     bool          // the inferior has run since its output was last drained
 }
@@ -106,6 +110,7 @@ func (t *Target) Start(ctx context.Context) error {
 	t.setRunning(false)
 	t.mu.Lock()
 	t.client = client
+	clear(t.stubs) // a new GDB counts its connections anew
 	t.mu.Unlock()
 	t.changed()
 	go func() {
@@ -149,9 +154,13 @@ func quoteArg(a string) string { return "'" + strings.ReplaceAll(a, "'", `'\''`)
 // may be called more than once.
 func (t *Target) Close(ctx context.Context) error {
 	t.mu.Lock()
-	client, core := t.client, t.opened
-	t.client, t.opened = nil, nil
+	client := t.client
+	t.client = nil
 	t.mu.Unlock()
+	t.coreMu.Lock()
+	core := t.opened
+	t.opened = nil
+	t.coreMu.Unlock()
 	var err error
 	if client != nil {
 		err = client.Close(ctx)
@@ -159,7 +168,7 @@ func (t *Target) Close(ctx context.Context) error {
 	if core != nil {
 		err = errors.Join(err, core.Close())
 	}
-	return errors.Join(err, t.tty.Close())
+	return errors.Join(err, t.tty.Close(ctx))
 }
 
 // Kill ends a GDB that does not answer, at once. What it started dies with it;
@@ -177,9 +186,17 @@ func (t *Target) Kill() {
 func (t *Target) event(e mi.Event) {
 	switch e.Class {
 	case "running", "stopped":
+		// In non-stop mode each thread stops alone; else it is all of them.
+		stopped, alone := e.Payload["stopped-threads"].([]any)
+		t.mu.Lock()
+		t.partly = alone && len(stopped) > 0
+		t.mu.Unlock()
 		t.setRunning(e.Class == "running")
 		t.changed()
 	case "thread-group-started", "thread-group-exited":
+		if t.cfg.NoInput && e.Class == "thread-group-started" {
+			t.tty.noInput()
+		}
 		t.gone()
 	case "memory-changed", "thread-selected", "library-loaded", "library-unloaded":
 		t.changed()
@@ -275,7 +292,8 @@ func (t *Target) Console(ctx context.Context, line string, out io.Writer) error 
 		}
 	default:
 	}
-	err = c.Console(ctx, line, out)
+	watch := &lostWatch{w: out}
+	err = c.Console(ctx, line, watch)
 	t.changed()
 	ran := t.drain(ctx)
 	if ran && ctx.Err() != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, mi.ErrUnresponsive) {
@@ -284,7 +302,30 @@ func (t *Target) Console(ctx context.Context, line string, out io.Writer) error 
 	if brings && err == nil {
 		t.remember(ctx)
 	}
+	if said := new(mi.Error); errors.As(err, &said) && watch.seen != "" {
+		return &LostError{What: "the target", Reason: watch.seen}
+	}
 	return lost(err)
+}
+
+// lostWatch looks in what GDB prints for the end of a remote connection: where
+// it comes while the target runs, GDB's error does not name it.
+type lostWatch struct {
+	w    io.Writer
+	tail []byte // the line that is not ended yet, as far as it matters
+	seen string // what GDB said
+}
+
+// lostTail bounds the part of a line that is looked at, in bytes.
+const lostTail = 256
+
+func (l *lostWatch) Write(p []byte) (int, error) {
+	l.tail = append(l.tail, p...)
+	if m := connectionLost.Find(l.tail); m != nil && l.seen == "" {
+		l.seen = string(m)
+	}
+	l.tail = l.tail[max(0, len(l.tail)-lostTail):]
+	return l.w.Write(p)
 }
 
 // query runs a line in GDB that changes nothing and returns what it prints.
@@ -315,8 +356,6 @@ func (t *Target) drain(ctx context.Context) (ran bool) {
 	t.ran = t.running
 	t.mu.Unlock()
 	if ran {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
 		t.tty.drain(ctx)
 	}
 	return ran
@@ -329,7 +368,8 @@ func (t *Target) Keyboard(ctx context.Context, p []byte) (n int, err error) {
 }
 
 // KeyboardEOF types the end of a file at the inferior's terminal.
-func (t *Target) KeyboardEOF() error { return t.tty.eof() }
+// It waits like Keyboard.
+func (t *Target) KeyboardEOF(ctx context.Context) error { return t.tty.eof(ctx) }
 
 // Resize sets the size of the inferior's terminal, in characters.
 func (t *Target) Resize(rows, cols uint16) {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/creack/pty"
@@ -24,7 +25,10 @@ type tty struct {
 	done   chan struct{}
 	typist bool // a person types
 
-	mu    sync.Mutex
+	turn    chan struct{} // holds a value while somebody types
+	handing atomic.Bool   // text is being handed on
+
+	mu    sync.Mutex               // never held while something is written
 	marks map[string]chan struct{} // drain marks on their way
 	atEOL bool                     // the last byte typed ended a line
 }
@@ -42,7 +46,7 @@ func openTTY(person bool, out io.Writer) (*tty, error) {
 	}
 	t := &tty{
 		name: slave.Name(), master: master, slave: slave, typist: person,
-		done: make(chan struct{}), marks: make(map[string]chan struct{}), atEOL: true,
+		done: make(chan struct{}), turn: make(chan struct{}, 1), marks: make(map[string]chan struct{}), atEOL: true,
 	}
 	if !person {
 		if err := t.plain(); err != nil {
@@ -115,19 +119,58 @@ const (
 // write types p at the terminal. It waits while that takes no more, until ctx
 // is done, and returns how many bytes were taken.
 func (t *tty) write(ctx context.Context, p []byte) (n int, err error) {
-	stop := context.AfterFunc(ctx, func() { t.master.SetWriteDeadline(time.Unix(1, 0)) })
+	err = t.until(ctx, func() error {
+		n, err = t.typeText(p)
+		return err
+	})
+	if n > 0 {
+		t.mu.Lock()
+		t.atEOL = p[n-1] == '\n'
+		t.mu.Unlock()
+	}
+	return n, err
+}
+
+// until runs f, which writes to the terminal, when nobody else does. The write
+// fails once ctx is done; the error then is ctx's cause.
+func (t *tty) until(ctx context.Context, f func() error) error {
+	select {
+	case t.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-t.turn }()
+	expired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(expired)
+		t.master.SetWriteDeadline(time.Unix(1, 0))
+	})
 	defer func() {
 		if !stop() {
+			<-expired // else the deadline may be set after it was taken back
 			t.master.SetWriteDeadline(time.Time{})
 		}
 	}()
+	err := f()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("type at the inferior's terminal: %w", err)
+}
+
+// typeText writes p, each special character quoted, and returns how many of
+// its bytes were taken.
+func (t *tty) typeText(p []byte) (n int, err error) {
 	for n < len(p) {
 		// Up to a special character, so that what was taken can be counted.
 		end := n + len(p[n:])
 		if !t.typist {
 			if i := bytes.IndexAny(p[n:], "\x04\x16"); i == 0 {
 				if _, err := t.master.Write([]byte{lnextChar, p[n]}); err != nil {
-					return n, typeError(ctx, err)
+					return n, err
 				}
 				n++
 				continue
@@ -138,26 +181,14 @@ func (t *tty) write(ctx context.Context, p []byte) (n int, err error) {
 		k, err := t.master.Write(p[n:end])
 		n += k
 		if err != nil {
-			return n, typeError(ctx, err)
+			return n, err
 		}
-	}
-	if n > 0 {
-		t.mu.Lock()
-		t.atEOL = p[n-1] == '\n'
-		t.mu.Unlock()
 	}
 	return n, nil
 }
 
-func typeError(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return fmt.Errorf("type at the inferior's terminal: %w", err)
-}
-
-// eof types the end of a file.
-func (t *tty) eof() error {
+// eof types the end of a file. It waits like write.
+func (t *tty) eof(ctx context.Context) error {
 	t.mu.Lock()
 	eof := []byte{eofChar}
 	if !t.atEOL {
@@ -165,10 +196,26 @@ func (t *tty) eof() error {
 	}
 	t.atEOL = true
 	t.mu.Unlock()
-	if _, err := t.master.Write(eof); err != nil {
-		return fmt.Errorf("end the inferior's input: %w", err)
-	}
-	return nil
+	return t.until(ctx, func() error {
+		_, err := t.master.Write(eof)
+		return err
+	})
+}
+
+// endsOfInput is how many reads are told that the input is at its end: each
+// takes one end-of-file character, and programs read on after the first.
+const endsOfInput = 64
+
+// noInput throws away what was typed and ends the input of the next inferior.
+func (t *tty) noInput() {
+	// A terminal that hung up has no input either.
+	_ = control(t.slave, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCIFLUSH) })
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = t.until(ctx, func() error {
+		_, err := t.master.Write(bytes.Repeat([]byte{eofChar}, endsOfInput))
+		return err
+	})
 }
 
 // resize sets the terminal's size in characters.
@@ -188,8 +235,7 @@ func (t *tty) copyOutput(out io.Writer) {
 		if n > 0 {
 			data := append(held, buf[:n]...)
 			data, held = t.takeMarks(out, data)
-			// A writer that fails loses the text, not the inferior.
-			out.Write(data)
+			t.hand(out, data)
 			held = bytes.Clone(held)
 		}
 		if err != nil {
@@ -198,26 +244,48 @@ func (t *tty) copyOutput(out io.Writer) {
 	}
 }
 
+// hand hands text on. A writer that fails loses the text, not the inferior.
+func (t *tty) hand(out io.Writer, text []byte) {
+	t.handing.Store(true)
+	defer t.handing.Store(false)
+	out.Write(text)
+}
+
 // takeMarks writes what stands before each whole mark in data, takes the mark
 // out and reports it. It returns what is left, cut where a mark may begin.
 func (t *tty) takeMarks(out io.Writer, data []byte) (rest, held []byte) {
+	for {
+		before, after, seen, more := t.cutMark(data)
+		if seen == nil {
+			data = after
+			if i := bytes.LastIndexByte(data, markByte); more && i >= 0 && len(data)-i < markLen {
+				return data[:i], data[i:]
+			}
+			return data, nil
+		}
+		t.hand(out, before)
+		close(seen)
+		data = after
+	}
+}
+
+// cutMark cuts data around the first whole mark in it, if there is one, and
+// forgets that mark. more says that others are still to come.
+func (t *tty) cutMark(data []byte) (before, after []byte, seen chan struct{}, more bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for mark, seen := range t.marks {
-		if i := bytes.Index(data, []byte(mark)); i >= 0 {
-			out.Write(data[:i])
-			data = data[i+len(mark):]
-			close(seen)
-			delete(t.marks, mark)
+	first, name := len(data), ""
+	for mark := range t.marks {
+		if i := bytes.Index(data[:min(len(data), first+len(mark))], []byte(mark)); i >= 0 {
+			first, name = i, mark
 		}
 	}
-	if len(t.marks) == 0 {
-		return data, nil
+	if name == "" {
+		return nil, data, nil, len(t.marks) > 0
 	}
-	if i := bytes.LastIndexByte(data, markByte); i >= 0 && len(data)-i < markLen {
-		return data[:i], data[i:]
-	}
-	return data, nil
+	seen = t.marks[name]
+	delete(t.marks, name)
+	return data[:first], data[first+len(name):], seen, len(t.marks) > 0
 }
 
 // A mark is a byte that text does not hold and random hex digits: no output
@@ -227,8 +295,13 @@ const (
 	markLen  = 1 + 32
 )
 
+// drainLimit is how long drain waits for a terminal that hands on nothing: one
+// that was stopped (Ctrl-S) holds the mark up.
+const drainLimit = time.Second
+
 // drain returns when everything that was written to the terminal before the
-// call has been handed on, or when ctx ends.
+// call has been handed on. Where that takes longer than drainLimit, it goes on
+// waiting for whoever takes the text, until ctx is done.
 func (t *tty) drain(ctx context.Context) {
 	var id [16]byte
 	rand.Read(id[:])
@@ -237,18 +310,28 @@ func (t *tty) drain(ctx context.Context) {
 	t.mu.Lock()
 	t.marks[mark] = seen
 	t.mu.Unlock()
-	// A stopped terminal (Ctrl-S) would hold the write up.
-	go t.slave.WriteString(mark)
-	select {
-	case <-seen:
-	case <-t.done:
-	case <-ctx.Done():
+	go t.slave.WriteString(mark) // on a stopped terminal it waits
+	for {
+		select {
+		case <-seen:
+			return
+		case <-t.done:
+			return
+		case <-time.After(drainLimit):
+			if ctx.Err() != nil || !t.handing.Load() {
+				return
+			}
+		}
 	}
 }
 
-// Close hangs the terminal up.
-func (t *tty) Close() error {
+// Close hangs the terminal up, and waits until what was read from it is handed
+// on or ctx is done.
+func (t *tty) Close(ctx context.Context) error {
 	err := errors.Join(t.slave.Close(), t.master.Close())
-	<-t.done
+	select {
+	case <-t.done:
+	case <-ctx.Done():
+	}
 	return err
 }

@@ -9,15 +9,17 @@ import (
 
 // Cache is a Mapper that asks another one once and answers from memory until
 // it is made stale, with the mappings that the user added merged in. It is
-// safe for concurrent use.
+// safe for concurrent use; its lock is not held while the source is asked, so
+// that what the source is waiting for may make it stale.
 type Cache struct {
 	source Mapper
 
-	mu       sync.Mutex
-	fresh    *Map // the source's last answer, nil when stale
-	whole    *Map // fresh with the added mappings, nil when stale
-	added    []Mapping
-	explored []Mapping // found by reading in this process
+	mu         sync.Mutex
+	generation uint64 // counts the calls that made it stale
+	fresh      *Map   // the source's last answer, nil when stale
+	whole      *Map   // fresh with the added mappings, nil when stale
+	added      []Mapping
+	explored   []Mapping // found by reading in this process
 }
 
 // NewCache is an empty cache over source.
@@ -27,6 +29,11 @@ func NewCache(source Mapper) *Cache { return &Cache{source: source} }
 func (c *Cache) Invalidate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.stale()
+}
+
+func (c *Cache) stale() {
+	c.generation++
 	c.fresh, c.whole = nil, nil
 }
 
@@ -35,28 +42,27 @@ func (c *Cache) Invalidate() {
 // there is no more.
 func (c *Cache) Map(ctx context.Context) (*Map, error) {
 	c.mu.Lock()
+	generation, fresh, whole := c.generation, c.fresh, c.whole
+	c.mu.Unlock()
+	if whole != nil {
+		return whole, nil
+	}
+	var err error
+	if fresh == nil {
+		fresh, err = c.source.Map(ctx)
+	}
+	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.whole != nil {
-		return c.whole, nil
+	switch {
+	case err == nil:
+	case len(c.added)+len(c.explored) > 0 && ctx.Err() == nil:
+		return c.merge(&Map{AddressBits: 64, Notes: []string{"only added mappings: " + err.Error()}}), nil
+	default:
+		return nil, err
 	}
-	m := c.fresh
-	if m == nil {
-		var err error
-		m, err = c.source.Map(ctx)
-		switch {
-		case err == nil:
-			if !m.Live {
-				c.fresh = m
-			}
-		case len(c.added)+len(c.explored) > 0 && ctx.Err() == nil:
-			return c.merge(&Map{AddressBits: 64, Notes: []string{"only added mappings: " + err.Error()}}), nil
-		default:
-			return nil, err
-		}
-	}
-	whole := c.merge(m)
-	if c.fresh != nil {
-		c.whole = whole
+	whole = c.merge(fresh)
+	if generation == c.generation && !fresh.Live {
+		c.fresh, c.whole = fresh, whole
 	}
 	return whole, nil
 }
@@ -79,9 +85,9 @@ type Overlap struct {
 	Count int     // how many it lies over
 }
 
-// Add adds mappings, all of them or none, and says what they lie over: what
-// was added before, and what the source last said.
-func (c *Cache) Add(ms ...Mapping) ([]Overlap, error) {
+// Add adds mappings, all of them or none, and says what of known, a map of this
+// cache or nil, they lie over.
+func (c *Cache) Add(known *Map, ms ...Mapping) ([]Overlap, error) {
 	for _, m := range ms {
 		if m.Size == 0 {
 			return nil, fmt.Errorf("the mapping at %#x is empty", m.Start)
@@ -90,19 +96,13 @@ func (c *Cache) Add(ms ...Mapping) ([]Overlap, error) {
 			return nil, fmt.Errorf("%#x bytes from %#x go beyond the end of the address space", m.Size, m.Start)
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	known := c.added
-	if c.fresh != nil {
-		known = slices.Concat(c.fresh.Mappings, c.added)
-	}
 	var overlaps []Overlap
 	for _, m := range ms {
 		o := Overlap{Added: m}
-		for i := range known {
-			if m.Overlaps(known[i].Range) {
+		for i := 0; known != nil && i < len(known.Mappings); i++ {
+			if m.Overlaps(known.Mappings[i].Range) {
 				if o.Count++; o.Count == 1 {
-					o.Over = known[i]
+					o.Over = known.Mappings[i]
 				}
 			}
 		}
@@ -110,23 +110,27 @@ func (c *Cache) Add(ms ...Mapping) ([]Overlap, error) {
 			overlaps = append(overlaps, o)
 		}
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.added = append(slices.Clip(c.added), ms...)
 	c.whole = nil
 	return overlaps, nil
 }
 
 // AddExplored adds what was found by reading; it is dropped when the process
-// goes. What was explored before and overlaps it is replaced.
+// goes. What it overlaps of what was explored before becomes one with it.
 func (c *Cache) AddExplored(m Mapping) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	kept := []Mapping{m}
+	kept := []Mapping{}
 	for _, old := range c.explored {
-		if !old.Overlaps(m.Range) {
+		if old.Overlaps(m.Range) {
+			m.Range = Union([]Range{m.Range, old.Range})[0]
+		} else {
 			kept = append(kept, old)
 		}
 	}
-	c.explored, c.whole = kept, nil
+	c.explored, c.whole = append(kept, m), nil
 }
 
 // ProcessGone drops what was known of a process only: the source's last answer
@@ -134,7 +138,8 @@ func (c *Cache) AddExplored(m Mapping) {
 func (c *Cache) ProcessGone() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.fresh, c.whole, c.explored = nil, nil, nil
+	c.stale()
+	c.explored = nil
 }
 
 // Added is the number of added mappings.

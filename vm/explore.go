@@ -5,7 +5,7 @@ import "context"
 // Explored is the readable memory around an address.
 type Explored struct {
 	Range
-	// Cut says that there may be more: the limit was reached.
+	// Cut says that the limit was reached: what lies beyond was not read.
 	Cut bool
 }
 
@@ -34,19 +34,20 @@ func Explore(ctx context.Context, r Reader, addr, last, page, limit uint64) (Exp
 			next = found.Last() + 1
 			atEnd = found.Last() >= last
 		}
+		ok := false
 		if !atEnd {
+			if found.Size+page > limit {
+				found.Cut = true // not even looked at: it is beyond what was allowed
+				return found, nil
+			}
 			if ok, err = readable(next); err != nil {
 				return Explored{}, err
 			}
-			if ok && found.Size+page > limit {
-				found.Cut = true
-				return found, nil
-			}
 		}
 		switch {
-		case !atEnd && ok && up:
+		case ok && up:
 			found.Size += page
-		case !atEnd && ok:
+		case ok:
 			found.Start, found.Size = next, found.Size+page
 		case up:
 			up = false

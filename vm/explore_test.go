@@ -51,7 +51,8 @@ func TestExploreAgainstNaive(t *testing.T) {
 			lo--
 		}
 		whole := (hi - lo + 1) * 0x1000
-		if want := min(whole, max(limit, 0x1000)); got.Size != want || got.Cut != (whole > want) {
+		// At the limit the pages beyond are not looked at, so they may be nothing.
+		if want := min(whole, max(limit, 0x1000)); got.Size != want || whole > want && !got.Cut || got.Cut && got.Size < max(limit, 0x1000) {
 			t.Fatalf("got %v (cut: %v), want %#x bytes of %#x-%#x", got.Range, got.Cut, want, lo, hi)
 		}
 		if !got.Contains(addr) || got.Start/0x1000 < lo || got.Last()/0x1000 > hi {

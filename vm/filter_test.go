@@ -222,7 +222,7 @@ func TestCache(t *testing.T) {
 	if get(); src.calls != 1 {
 		t.Errorf("asked %d times for one stop", src.calls)
 	}
-	overlaps, err := c.Add(Mapping{Range: Range{0x400800, 0x2000}, Name: "mine"}, Mapping{Range: Range{0x10, 1}})
+	overlaps, err := c.Add(get(), Mapping{Range: Range{0x400800, 0x2000}, Name: "mine"}, Mapping{Range: Range{0x10, 1}})
 	if err != nil || len(overlaps) != 1 || overlaps[0].Count != 2 || overlaps[0].Over.Start != 0x400000 {
 		t.Errorf("got %+v, %v", overlaps, err)
 	}
@@ -244,7 +244,7 @@ func TestCache(t *testing.T) {
 		t.Errorf("without a process: %+v", m)
 	}
 	for _, bad := range []Range{{0x1000, 0}, {1<<64 - 1, 2}} {
-		if _, err := c.Add(Mapping{Range: Range{1, 1}}, Mapping{Range: bad}); err == nil {
+		if _, err := c.Add(nil, Mapping{Range: Range{1, 1}}, Mapping{Range: bad}); err == nil {
 			t.Errorf("%v was added", bad)
 		}
 	}
@@ -253,5 +253,45 @@ func TestCache(t *testing.T) {
 	}
 	if _, err := c.Map(ctx); !errors.Is(err, ErrNoProcess) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// turning is a source whose answer makes the cache stale while it is asked, as
+// a target does that runs.
+type turning struct{ c *Cache }
+
+func (s turning) Map(context.Context) (*Map, error) {
+	s.c.Invalidate()
+	return exampleMap(), nil
+}
+
+func TestCacheIsMadeStaleWhileItAsks(t *testing.T) {
+	src := &turning{}
+	src.c = NewCache(src)
+	first, err := src.c.Map(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := src.c.Map(context.Background()); err != nil || second == first {
+		t.Errorf("a map that was stale before it came is kept: %v", err)
+	}
+}
+
+func TestClipOfCore(t *testing.T) {
+	m := Mapping{Range: Range{0x1000, 0x3000}, Kept: Kept{Known: true, InCore: 0x1000, FromFile: 0x1000}}
+	for _, c := range []struct {
+		r    Range
+		want [3]uint64 // in the core, in the file, nowhere
+	}{
+		{Range{0x1000, 0x3000}, [3]uint64{0x1000, 0x1000, 0x1000}},
+		{Range{0x1000, 0x10}, [3]uint64{0x10, 0, 0}},
+		{Range{0x1ff0, 0x20}, [3]uint64{0x10, 0x10, 0}},
+		{Range{0x2800, 0x1000}, [3]uint64{0, 0x800, 0x800}},
+		{Range{0x3800, 0x9000}, [3]uint64{0, 0, 0x800}},
+	} {
+		p := m.Clip(c.r)
+		if got := [3]uint64{p.Kept.InCore, p.Kept.FromFile, p.Kept.Absent(p.Size)}; got != c.want {
+			t.Errorf("%v: got %#x, want %#x", c.r, got, c.want)
+		}
 	}
 }

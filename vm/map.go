@@ -33,17 +33,3 @@ func Sort(ms []Mapping) {
 		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Size, b.Size))
 	})
 }
-
-// Holding returns the indices of the mappings that contain addr.
-func (m *Map) Holding(addr uint64) []int {
-	var at []int
-	for i := range m.Mappings {
-		if m.Mappings[i].Start > addr {
-			break
-		}
-		if m.Mappings[i].Contains(addr) {
-			at = append(at, i)
-		}
-	}
-	return at
-}

@@ -21,6 +21,7 @@ type Source string
 const (
 	SourceProcfs   Source = "procfs"   // /proc/TID/maps, proc_pid_maps(5)
 	SourceRemote   Source = "remote"   // /proc/TID/maps on the far side of a stub
+	SourceGDB      Source = "gdb"      // GDB's "info proc mappings"
 	SourceCore     Source = "core"     // a core file, core(5)
 	SourceStub     Source = "stub"     // the memory regions that a stub declares
 	SourceExplored Source = "explored" // found by reading, see Explore
@@ -91,8 +92,15 @@ func (k Kept) Absent(size uint64) uint64 {
 // Clip is the part of the mapping that lies in r, which must overlap it.
 func (m Mapping) Clip(r Range) Mapping {
 	part := m.Intersect(r)
+	skip := part.Start - m.Start
 	if m.Inode != 0 || m.Offset != 0 {
-		m.Offset += part.Start - m.Start
+		m.Offset += skip
+	}
+	if m.Kept.Known {
+		core, file := m.Kept.InCore, m.Kept.FromFile
+		m.Kept.InCore = min(core-min(core, skip), part.Size)
+		skip -= min(core, skip)
+		m.Kept.FromFile = min(file-min(file, skip), part.Size-m.Kept.InCore)
 	}
 	m.Range = part
 	return m

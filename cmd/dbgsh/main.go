@@ -196,7 +196,7 @@ func (o *options) session(log io.Writer) (status int, err error) {
 	var maps *vm.Cache
 	tgt, err := target.New(target.Config{
 		GDB: o.gdb, StartUp: o.gdbInit, Program: o.program, Args: o.args,
-		Terminal: atPrompt, Inferior: out.Inferior(), Stray: out.Inferior(), Log: log,
+		Terminal: atPrompt, NoInput: o.stdinIsScript(), Inferior: out.Inferior(), Stray: out.Inferior(), Log: log,
 		OnChange: func() { maps.Invalidate() }, OnGone: func() { maps.ProcessGone() },
 	})
 	if err != nil {

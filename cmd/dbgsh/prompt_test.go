@@ -240,7 +240,7 @@ func TestStartedIsKilled(t *testing.T) {
 				x.run("run", `Breakpoint 1, `)
 				pid, gdb := x.inferior(), x.gdb()
 				if running {
-					x.run("delete", ``)
+					x.run("delete 1", ``)
 					x.key("continue" + enter)
 					x.expect(`spinning\n`)
 				}
@@ -251,6 +251,40 @@ func TestStartedIsKilled(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Nothing that is being debugged is lost unasked.
+func TestConfirm(t *testing.T) {
+	t.Parallel()
+	other := live(t, program(t, "testdata/inferior.c"), "spin")
+	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "spin")
+	x.prompt()
+	x.run("break checkpoint", `Breakpoint 1`)
+	x.run("run", `Breakpoint 1, `)
+	pid := x.inferior()
+	for _, line := range []string{
+		"run", "start", "starti", "kill", "attach " + strconv.Itoa(other), "core-file none", "target remote :1", "delete",
+	} {
+		x.key(line + enter)
+		x.expect(`\(y or n\) $`)
+		x.key("n" + enter)
+		x.prompt()
+	}
+	if now := x.inferior(); now != pid {
+		t.Errorf("process %d became %d", pid, now)
+	}
+	x.run("info breakpoints", `\n1 +breakpoint`)
+	x.key("kill" + enter)
+	x.expect(`\(y or n\) $`)
+	x.key("y" + enter)
+	x.expect(`killed\]`)
+	x.prompt()
+	waitGone(t, pid)
+	x.run("run", `Breakpoint 1, `) // nothing to lose
+	x.run("set confirm off", ``)
+	x.run("delete", ``)
+	x.run("info breakpoints", `No breakpoints`)
+	x.run("kill", `killed\]`)
 }
 
 // The end of GDB is told in one line; the shell stays, and run starts anew.

@@ -47,6 +47,8 @@ type call struct {
 	grace       <-chan time.Time
 	nudged      bool // the relay was told that GDB does not answer
 	abandoned   bool
+
+	late *Error // came after ^running; guarded by c.mu
 }
 
 // begin waits for the turn and makes the call the one that gets the text.
@@ -116,6 +118,13 @@ func (k *call) end() {
 	if !k.abandoned {
 		<-k.c.turn
 	}
+}
+
+// lateError is the error of a command that had been answered with ^running.
+func (k *call) lateError() *Error {
+	k.c.mu.Lock()
+	defer k.c.mu.Unlock()
+	return k.late
 }
 
 // exchange sends one command and waits for its answer, passing on text.
@@ -307,6 +316,10 @@ func (c *Client) Console(ctx context.Context, line string, out io.Writer) error 
 	// The stop and what belongs to it.
 	if _, berr := k.exchange(barrier); berr != nil && !errors.As(berr, new(*Error)) {
 		return berr
+	}
+	if late := k.lateError(); late != nil && err == nil {
+		k.unecho(late.Msg)
+		err = late
 	}
 	return k.outcome(err)
 }

@@ -33,6 +33,7 @@ const (
 	classLog     = private + "log"     // text: lines between the relay and GDB
 	classExit    = private + "exit"    // the relay's last record but the answer to gdb-exit
 	classSync    = private + "sync"    // written by the stand-in: all before has been read
+	classLate    = private + "late"    // msg: the ^error of a command that ^running had answered
 
 	// Codes of the relay's own ^error records.
 	codeGone      = private + "gone"
@@ -59,6 +60,7 @@ var asyncClasses = [...]string{
 type filter struct {
 	nonce   string   // digits in front of the client's token in GDB's
 	pending []string // client's tokens without an answer, oldest first
+	resumed string   // client's token of the command answered with ^running last
 	exit    string   // client's token of gdb-exit, which the relay answers itself
 	line    []byte   // start of a line not yet ended
 	skip    bool     // the rest of the line belongs to a record that is given up
@@ -251,8 +253,17 @@ func (f *filter) record(l []byte) bool {
 		return true
 	case '^':
 		token, ok := f.take(r.token)
-		if ok && token != "" {
+		switch {
+		case ok && token != "":
+			if r.class == "running" {
+				f.resumed = token
+			}
 			f.long(token+"^", r)
+		case ok && r.class == "error" && strings.TrimLeft(string(r.token[len(f.nonce):]), "0") == f.resumed:
+			// A target that is lost while it runs.
+			if whole, ok := scan(l, true); ok {
+				f.note(classLate, "msg", whole.payload.Str("msg"))
+			}
 		}
 		return ok
 	}

@@ -80,9 +80,13 @@ type StartError struct {
 }
 
 func (e *StartError) Error() string {
-	msg := fmt.Sprintf("start %s: %s", strings.Join(e.Command, " "), e.Reason)
+	msg := "start GDB: "
+	if len(e.Command) > 0 {
+		msg = fmt.Sprintf("start %s: ", e.Command[0])
+	}
+	msg += e.Reason
 	if out := strings.TrimSpace(e.Output); out != "" {
-		msg += ": " + out
+		msg += ": " + strings.ReplaceAll(out, "\n", "; ")
 	}
 	return msg
 }
@@ -334,6 +338,12 @@ func (c *Client) ownRecord(class string, payload Tuple) {
 		c.relay.exiting.Store(true)
 	case classSync:
 		close(c.relay.synced)
+	case classLate:
+		c.mu.Lock()
+		if c.call != nil {
+			c.call.late = &Error{Msg: payload.Str("msg")}
+		}
+		c.mu.Unlock()
 	}
 }
 
