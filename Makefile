@@ -44,8 +44,11 @@ docs:
 	$(GO) run ./docs
 
 deps:
-	@.ci/install gdb gdbserver gcc g++ libc6-dev binutils python3 nodejs procps less \
-		qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-mips-linux-gnu libc6-dev-mips-cross
+	@.ci/install gdb gdb-multiarch gdbserver gcc g++ libc6-dev binutils python3 nodejs procps less \
+		qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-mips-linux-gnu libc6-dev-mips-cross \
+		gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-riscv64-linux-gnu libc6-dev-riscv64-cross \
+		gcc-powerpc64-linux-gnu libc6-dev-ppc64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross
+	@.ci/qemu-user
 
 demo-deps:
 	@.ci/install gdb gcc libc6-dev

@@ -192,16 +192,15 @@ func (o *searchOptions) find(ctx context.Context, s *Session, matcher vm.Matcher
 		case o.unchanged:
 			change = vm.Unchanged
 		}
-		var unmapped int
-		res.scan, unmapped, err = vm.Refine(ctx, memory, res.mappings, s.last, vm.RefineOptions{
+		refined, err := vm.Refine(ctx, memory, res.mappings, s.last, vm.RefineOptions{
 			Matcher: matcher, Change: change, Align: o.align, Skip: o.skip, Limit: o.limit,
 		})
 		if err != nil {
 			return err
 		}
-		if unmapped > 0 {
-			res.notes = append(res.notes, fmt.Sprintf("%s of the last search passed over: outside the mappings that are searched", count(unmapped, "hit")))
-		}
+		res.scan = &refined.ScanResult
+		res.notes = append(res.notes, refinedNotes(refined)...)
+		s.last = refined.Snapshot
 	} else {
 		options := vm.ScanOptions{
 			Matcher: matcher, Limit: o.limit, Align: o.align, Skip: o.skip,
@@ -224,13 +223,29 @@ func (o *searchOptions) find(ctx context.Context, s *Session, matcher vm.Matcher
 		if err != nil {
 			return err
 		}
+		s.last = vm.TakeSnapshot(res.scan)
 	}
 	res.notes = append(res.notes, res.scan.Notes...)
 	if n, ok := memory.(interface{ Notes() []string }); ok {
 		res.notes = append(res.notes, n.Notes()...)
 	}
-	s.last = vm.TakeSnapshot(ctx, memory, res.mappings, res.scan)
 	return nil
+}
+
+// refinedNotes say what became of the hits of the last search that were not
+// looked at.
+func refinedNotes(r *vm.Refined) []string {
+	var notes []string
+	if r.Partial != nil {
+		return append(notes, "the hits of the last search are all kept, for another try")
+	}
+	if r.Unmapped > 0 {
+		notes = append(notes, fmt.Sprintf("%s of the last search dropped: outside the mappings that are searched", count(r.Unmapped, "hit")))
+	}
+	if r.Undecided > 0 {
+		notes = append(notes, fmt.Sprintf("%s of the last search not looked at, and kept for the next --next, --changed or --unchanged", count(r.Undecided, "hit")))
+	}
+	return notes
 }
 
 // partsOf is the parts that rows select, as mappings.

@@ -27,6 +27,11 @@ func NewSettings() *Settings {
 			Short:  "whether vmmap explores what the registers point to where it has nothing else (yes), says that it could (warn), or neither",
 			Values: []string{"warn", "yes", "no"},
 		},
+		{
+			Name:   "qemu-user-vmmap",
+			Short:  "where the map of a program in QEMU's user mode comes from; auto: the first of the others that has one",
+			Values: []string{"auto", "stub", "host", "guess", "none"},
+		},
 	}}
 	for _, one := range s.list {
 		one.value = one.Values[0]

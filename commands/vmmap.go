@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math/bits"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -205,30 +207,52 @@ func (r *mapResult) writeTable(t *Text) {
 	for i := range r.rows {
 		row := &r.rows[i]
 		width = max(width, len(row.EndHex())+2)
-		sizeWidth = max(sizeWidth, len(fmt.Sprintf("%x", row.Size)))
-		offsetWidth = max(offsetWidth, len(fmt.Sprintf("%x", row.Offset)))
-		if r.marked && row.Match && len(fmt.Sprintf("%#x", row.Start)) >= width {
+		sizeWidth = max(sizeWidth, hexDigits(row.Size))
+		offsetWidth = max(offsetWidth, hexDigits(row.Offset))
+		if r.marked && row.Match && hexDigits(row.Start)+2 >= width {
 			indent = " " // no room for the mark in the column of the start
 		}
 	}
 	t.Printf(Title, "%s%*s %*s Perm %*s %*s File\n", indent, width, "Start", width, "End", sizeWidth, "Size", offsetWidth, "Offset")
+	// Maps can have tens of thousands of rows, and fmt takes most of their time.
+	var b []byte
 	for i := range r.rows {
 		row := &r.rows[i]
-		line := fmt.Sprintf("%s%#*x %*s %v %*x %*x %s", indent, width, row.Start, width, "0x"+row.EndHex(),
-			row.Perm, sizeWidth, row.Size, offsetWidth, row.Offset, row.Title())
+		b = append(b[:0], indent...)
+		b = appendRight(b, "0x"+strconv.FormatUint(row.Start, 16), width)
+		b = append(b, ' ')
+		b = appendRight(b, "0x"+row.EndHex(), width)
+		b = append(append(append(b, ' '), row.Perm.String()...), ' ')
+		b = appendRight(b, strconv.FormatUint(row.Size, 16), sizeWidth)
+		b = append(b, ' ')
+		b = appendRight(b, strconv.FormatUint(row.Offset, 16), offsetWidth)
+		b = append(append(b, ' '), row.Title()...)
 		if absent := row.Kept.Absent(row.Size); absent == row.Size {
-			line += " (not in the core)"
+			b = append(b, " (not in the core)"...)
 		} else if absent > 0 {
-			line += fmt.Sprintf(" (%#x bytes not in the core)", absent)
+			b = fmt.Appendf(b, " (%#x bytes not in the core)", absent)
 		}
 		for _, a := range row.Addrs {
-			line += fmt.Sprintf(" +%#x", a-row.Start)
+			b = fmt.Appendf(b, " +%#x", a-row.Start)
 		}
+		b = append(b, '\n')
+		line := string(b)
 		if r.marked && row.Match {
 			line = mark + line[1:]
 		}
-		t.Print(styleOf(&row.Mapping), line+"\n")
+		t.Print(styleOf(&row.Mapping), line)
 	}
+}
+
+// hexDigits is how many digits v has in hex.
+func hexDigits(v uint64) int { return max(1, (bits.Len64(v)+3)/4) }
+
+// appendRight appends s behind as many blanks as make it width columns wide.
+func appendRight(b []byte, s string, width int) []byte {
+	for n := len(s); n < width; n++ {
+		b = append(b, ' ')
+	}
+	return append(b, s...)
 }
 
 // jsonMapping is how JSON shows a mapping.

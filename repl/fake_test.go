@@ -33,7 +33,8 @@ type fakeGDB struct {
 	killed   chan struct{}
 	rows     uint16
 	cols     uint16
-	keep     int // bytes that the inferior takes per Keyboard, 0 for all
+	full     bool // the inferior takes nothing
+	keep     int  // bytes that the inferior takes per Keyboard, 0 for all
 }
 
 func newFakeGDB() *fakeGDB {
@@ -162,7 +163,11 @@ func (g *fakeGDB) Started() bool { return g.started }
 
 func (g *fakeGDB) Alive() bool { return g.alive }
 
-func (g *fakeGDB) Keyboard(_ context.Context, p []byte) (int, error) {
+func (g *fakeGDB) Keyboard(ctx context.Context, p []byte) (int, error) {
+	if g.full {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.keep > 0 && len(p) > g.keep {

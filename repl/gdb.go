@@ -76,8 +76,13 @@ func (sh *Shell) handOver(ctx context.Context, line string, out io.Writer) error
 // inGDB runs a line in GDB; while the target runs, Stdin is the inferior's.
 func (sh *Shell) inGDB(ctx context.Context, line string, out io.Writer) error {
 	stop := sh.forwardInput(ctx)
+	defer func() {
+		stop()
+		if context.Cause(ctx) == errInterrupted {
+			sh.typed.drop() // as the kernel drops what was typed before Ctrl-C
+		}
+	}()
 	err := sh.Debugger.Console(ctx, line, out)
-	stop()
 	if err != nil {
 		return &gdbError{err}
 	}

@@ -123,3 +123,4 @@ func readable(ctx context.Context, fd int) bool {
 		}
 	}
 }
+func (k *keyboard) drop() { k.pending = nil }

@@ -104,7 +104,8 @@ func (p *prompt) one(ctx context.Context) {
 	if strings.Trim(line, blanks) == "" {
 		line = p.repeat
 	}
-	err = sh.attend(ctx, func(ctx context.Context) error {
+	err = sh.attend(ctx, func(ctx context.Context) (err error) {
+		defer rescue(&err)
 		p.repeat = sh.repeatOf(ctx, line)
 		return sh.runLine(ctx, line)
 	})
@@ -279,6 +280,13 @@ func (sh *Shell) repeatOfGDB(ctx context.Context, line string) string {
 	return line
 }
 
+// completions is complete, of which a bug is an error.
+func (sh *Shell) completions(ctx context.Context, left string) (head string, list []string, err error) {
+	defer rescue(&err)
+	head, list = sh.complete(ctx, left)
+	return head, list, nil
+}
+
 // completeWord is liner's view of complete. pos counts runes.
 func (sh *Shell) completeWord(ctx context.Context) liner.WordCompleter {
 	var mu sync.Mutex // liner calls it from the goroutine of each prompt
@@ -287,7 +295,11 @@ func (sh *Shell) completeWord(ctx context.Context) liner.WordCompleter {
 		defer mu.Unlock()
 		runes := []rune(line)
 		left, tail := string(runes[:pos]), string(runes[pos:])
-		head, list = sh.complete(ctx, left)
+		head, list, err := sh.completions(ctx, left)
+		if err != nil {
+			sh.Output.complain(reason(err))
+			return left, nil, tail
+		}
 		if len(list) == 1 && tail == "" && !strings.HasSuffix(list[0], "/") {
 			list[0] += " "
 		}

@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 	}
 	g := newFakeGDB()
 	g.started = os.Getenv("DBGSH_TEST_STARTED") != ""
+	g.full = os.Getenv("DBGSH_TEST_FULL") != ""
 	g.alive, g.confirm = os.Getenv("DBGSH_TEST_ALIVE") != "", os.Getenv("DBGSH_TEST_CONFIRM")
 	out := NewOutput(os.Stdout, os.Stderr, false)
 	sh := newTestShell(&testing.T{}, g, out, func(c *Config) {
@@ -484,6 +485,21 @@ func testDumb(t *testing.T, term *terminal) {
 	term.prompt()
 	term.send("\x04")
 	term.exit(0)
+}
+
+// TestPasteThatNobodyReads: Ctrl-C works behind it, and nothing of it becomes a
+// command.
+func TestPasteThatNobodyReads(t *testing.T) {
+	term := startTerminal(t, "DBGSH_TEST_FULL=1")
+	term.prompt()
+	term.line("run")
+	term.expect("running\r\n")
+	term.send(strings.Repeat("echo pasted\r", 4000) + "\x03")
+	term.expect("SIGINT")
+	term.prompt()
+	term.line("asked")
+	term.expect(`lines \["run"\]`)
+	term.prompt()
 }
 
 // TestConfirm: what would lose a process or all breakpoints is asked for first,

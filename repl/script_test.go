@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -68,7 +69,7 @@ func TestScript(t *testing.T) {
 		{name: "left to GDB", text: "set confirm off\nset pager off\nset x | !tr s S\n", stdout: "set confirm off\nSet x\n"},
 		{name: "a command's error", text: "\nvmmap x\n", stderr: "f:2: vmmap: no process\n", status: 1, stops: true},
 		{name: "a usage error", text: "upper x\n", stderr: "f:1: upper: takes no arguments, but got \"x\"\n", status: 1, stops: true},
-		{name: "a bug", text: "panics\n", stderr: "f:1: panics: internal error: a bug\n", status: 1, stops: true},
+		{name: "a bug", text: "panics\n", skipStderr: true, status: 1, stops: true},
 		{name: "keep going", text: "fail one\nfail two\necho on\n", change: keepGoing, stdout: "echo on\n", stderr: "f:1: fail: one\nf:2: fail: two\n", status: 1},
 		{name: "lost", text: "die\necho on\n", change: keepGoing, stderr: "f:1: die: GDB ended (killed by signal 9)\n", status: 3, stops: true},
 		{name: "quit", text: "echo a\nquit\necho b\n", stdout: "echo a\n", stops: true, left: true},
@@ -102,6 +103,48 @@ func TestScript(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBugs: a panic is told with its stack, wherever a line meets it.
+func TestBugs(t *testing.T) {
+	for _, line := range []string{"panics", "words a | upper | panics", "bug"} {
+		got := runText(t, line+"\necho on\n", func(c *Config) {
+			c.KeepGoing = true
+			c.Debugger = buggyGDB{c.Debugger}
+		})
+		word, _, _ := strings.Cut(line, " ")
+		if !strings.HasPrefix(got.stderr, "f:1: "+word+": internal error: a bug\ngoroutine ") || !strings.Contains(got.stderr, "_test.go:") {
+			t.Errorf("%s: stderr %s", line, got.stderr)
+		}
+		if got.stdout != "echo on\n" || got.status != 1 || !got.more {
+			t.Errorf("%s: stdout %q, status %d, more %v", line, got.stdout, got.status, got.more)
+		}
+	}
+	var stderr bytes.Buffer
+	sh := newTestShell(t, newFakeGDB(), NewOutput(io.Discard, &stderr, false), func(c *Config) { c.Debugger = buggyGDB{c.Debugger} })
+	if head, list, tail := sh.completeWord(context.Background())("print bug", 9); head != "print bug" || list != nil || tail != "" {
+		t.Errorf("completed to %q %q %q", head, list, tail)
+	}
+	if !strings.HasPrefix(stderr.String(), "internal error: a bug\ngoroutine ") {
+		t.Errorf("stderr %s", stderr.String())
+	}
+}
+
+// buggyGDB panics where bug is completed or run.
+type buggyGDB struct{ Debugger }
+
+func (g buggyGDB) Console(ctx context.Context, line string, out io.Writer) error {
+	if line == "bug" {
+		panic("a bug")
+	}
+	return g.Debugger.Console(ctx, line, out)
+}
+
+func (g buggyGDB) Complete(ctx context.Context, line string) ([]string, error) {
+	if strings.HasSuffix(line, "bug") {
+		panic("a bug")
+	}
+	return g.Debugger.Complete(ctx, line)
 }
 
 // TestOrdinaryLinesCostNoRoundTrip: only words that might abbreviate
@@ -157,8 +200,117 @@ func TestRunLine(t *testing.T) {
 		t.Error("a missing init script is an error")
 	}
 	stderr.Reset()
-	if sh.RunFile(ctx, "/nonexistent/x") || stderr.String() != "open /nonexistent/x: no such file or directory\n" {
+	if sh.RunFile(ctx, "/nonexistent/x") || stderr.String() != "-x: open /nonexistent/x: no such file or directory\n" {
 		t.Errorf("stderr %q", stderr.String())
+	}
+	stderr.Reset()
+	dir := t.TempDir()
+	if sh.RunFile(ctx, dir) || stderr.String() != "-x: open "+dir+": is a directory\n" {
+		t.Errorf("stderr %q", stderr.String())
+	}
+	stderr.Reset()
+	if sh.RunInit(ctx, dir) || stderr.String() != "init script: open "+dir+": is a directory\n" {
+		t.Errorf("stderr %q", stderr.String())
+	}
+	sh.KeepGoing = true
+	if !sh.RunFile(ctx, "/nonexistent/x") || !sh.RunFile(ctx, dir) || sh.Status() != 1 {
+		t.Error("it does not keep going")
+	}
+}
+
+// TestUnreadableScript: a script that cannot be read on is ended, also where
+// failures end nothing.
+func TestUnreadableScript(t *testing.T) {
+	for text, want := range map[string]string{"": "f: no such luck\n", "echo a\n": "f:1: no such luck\n"} {
+		var stderr bytes.Buffer
+		sh := newTestShell(t, newFakeGDB(), NewOutput(io.Discard, &stderr, false), func(c *Config) { c.KeepGoing = true })
+		r := io.MultiReader(strings.NewReader(text), iotest.ErrReader(errors.New("no such luck")))
+		if sh.RunScript(context.Background(), "f", r) || stderr.String() != want {
+			t.Errorf("stderr %q, want %q", stderr.String(), want)
+		}
+	}
+}
+
+// TestStuckOutput: standard output takes nothing. That is no reason to kill GDB.
+func TestStuckOutput(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	defer r.Close()
+	var stderr bytes.Buffer
+	g := newFakeGDB()
+	out := NewOutput(w, &stderr, false)
+	sh := newTestShell(t, g, out, func(c *Config) { c.KeepGoing = true })
+	sh.patience = 50 * time.Millisecond
+	defer sh.Start()()
+	go func() {
+		for !out.blocked() {
+			time.Sleep(time.Millisecond)
+		}
+		unix.Kill(unix.Getpid(), unix.SIGTERM)
+	}()
+	line := "echo " + strings.Repeat("x", 1<<20) + "\n" // more than a pipe holds
+	if sh.RunScript(context.Background(), "f", strings.NewReader(line+"echo b\n")) || !sh.Left() || sh.Status() != 1 {
+		t.Errorf("left %v, status %d", sh.Left(), sh.Status())
+	}
+	select {
+	case <-g.killed:
+		t.Error("GDB was killed")
+	default:
+	}
+	if stderr.String() != "write standard output: it takes nothing, and is given up\n" {
+		t.Errorf("stderr %q", stderr.String())
+	}
+}
+
+// TestTextAtThePrompt: what comes in pieces is shown in whole lines, with the
+// prompt once below; a line that stays open is shown all the same.
+func TestTextAtThePrompt(t *testing.T) {
+	var stdout bytes.Buffer
+	out := NewOutput(&stdout, io.Discard, false)
+	redrawn := make(chan string, 10)
+	out.prompting(func() { redrawn <- stdout.String(); stdout.Reset() })
+	for _, piece := range []string{"\nProgram", " received ", "signal ", "SIGINT.\n0x", "12 in", " main\n"} {
+		io.WriteString(out.Inferior(), piece)
+	}
+	const start = "\r\x1b[K"
+	for _, want := range []string{"\n", "Program received signal SIGINT.\n", "0x12 in main\n"} {
+		if got := <-redrawn; got != start+want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	io.WriteString(out.Inferior(), "name? ")
+	if got := <-redrawn; got != start+"name? \n" {
+		t.Errorf("got %q", got)
+	}
+	io.WriteString(out.Inferior(), "half")
+	out.prompting(nil)
+	if got := stdout.String(); got != "half" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestOutputFailsWhileOpening: that is a failure, and what was cancelled for
+// it is none.
+func TestOutputFailsWhileOpening(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	for _, fails := range []error{nil, context.Canceled} {
+		var stderr bytes.Buffer
+		out := NewOutput(full, &stderr, false)
+		sh := newTestShell(t, newFakeGDB(), out, nil)
+		more := sh.Open(context.Background(), func(context.Context) error {
+			io.WriteString(out, "text")
+			return fails
+		})
+		if more || !sh.Left() || sh.Status() != 1 || strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("more %v, left %v, status %d, stderr %q", more, sh.Left(), sh.Status(), stderr.String())
+		}
 	}
 }
 

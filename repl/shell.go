@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -229,8 +230,25 @@ type commandError struct {
 func (e *commandError) Error() string { return e.err.Error() }
 func (e *commandError) Unwrap() error { return e.err }
 
+// bugError is a panic, with the stack of the goroutine.
+type bugError struct {
+	value any
+	stack []byte
+}
+
+func (e *bugError) Error() string { return fmt.Sprintf("internal error: %v\n%s", e.value, e.stack) }
+
+// rescue, deferred, turns a panic into an error: a bug must not take the
+// session along.
+func rescue(err *error) {
+	if r := recover(); r != nil {
+		*err = &bugError{r, debug.Stack()}
+	}
+}
+
 // runLine runs one line.
-func (sh *Shell) runLine(ctx context.Context, line string) error {
+func (sh *Shell) runLine(ctx context.Context, line string) (err error) {
+	defer rescue(&err)
 	p, err := parse(line, func(word string) *commands.Command { return sh.lookup(ctx, word) })
 	switch {
 	case err != nil:
@@ -317,11 +335,6 @@ func (sh *Shell) runStages(ctx context.Context, stages []stage) error {
 }
 
 func (sh *Shell) runStage(ctx context.Context, st stage, pipe commands.Result) (out commands.Output, err error) {
-	defer func() {
-		if r := recover(); r != nil { // a command's bug must not take the session along
-			err = &commandError{st.command.Name, fmt.Errorf("internal error: %v", r)}
-		}
-	}()
 	out, err = st.command.Execute(ctx, sh.Session, st.tail, pipe)
 	switch {
 	case errors.Is(err, commands.ErrForGDB):

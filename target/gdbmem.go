@@ -44,6 +44,9 @@ func (g gdbMemory) ReadMemory(ctx context.Context, p []byte, addr uint64) (n int
 		// In smaller pieces, to find out how far it can be read.
 		want = min(want, miPiece)
 		k, err := g.read(ctx, p[n:n+want], addr+uint64(n))
+		if err == nil && 0 < k && k < want {
+			k, err = g.shorten(ctx, p[n:n+k], addr+uint64(n))
+		}
 		n += k
 		if err != nil || k < want {
 			return n, err
@@ -100,6 +103,17 @@ func (g gdbMemory) read(ctx context.Context, p []byte, addr uint64) (int, error)
 	return 0, nil
 }
 
+// shorten is the length of what GDB gives for memory that ends within the range
+// asked for: GDB 13 hands over a byte more than can be read, with any value.
+func (g gdbMemory) shorten(ctx context.Context, p []byte, addr uint64) (int, error) {
+	var last [1]byte
+	n, err := g.read(ctx, last[:], addr+uint64(len(p)-1))
+	if err != nil {
+		return 0, err
+	}
+	return len(p) - 1 + n, nil
+}
+
 // unreadable reports whether GDB says that memory cannot be read (gdb/corefile.c,
 // memory_error_message, and gdb/mi/mi-main.c), and nothing else.
 func unreadable(err error) bool {
@@ -130,38 +144,42 @@ const (
 // a stub searches its own memory (qSearch:memory; GDB's manual, General Query
 // Packets). It is sent without find, which takes a page that cannot be read for
 // the end of the search and does not say so.
-func (g gdbMemory) FindBytes(ctx context.Context, r vm.Range, needle []byte, limit int) (at []uint64, ok bool, err error) {
+func (g gdbMemory) FindBytes(ctx context.Context, r vm.Range, needle []byte, found func(addr uint64) (next uint64, more bool)) (known uint64, err error) {
 	n := uint64(len(needle))
-	if !g.remote || n == 0 || n > findNeedle {
-		return nil, false, nil
+	if !g.remote || n == 0 || n > findNeedle || n > r.Size {
+		return 0, nil
 	}
 	pattern := escapePacket(needle)
 	if strings.TrimRight(pattern, " \t") != pattern {
 		// GDB drops blanks at the end of a line, and gdbserver ends the debuggee
 		// over a packet that ends in the middle of a byte.
-		return nil, false, nil
+		return 0, nil
 	}
-	for off := uint64(0); r.Size-off >= n && len(at) < limit; {
-		size := min(r.Size-off, findPiece)
-		answer, err := g.t.packet(ctx, fmt.Sprintf("qSearch:memory:%x;%x;%s", r.Start+off, size, pattern))
+	size := min(r.Size, findPiece)
+	all := size
+	if size < r.Size {
+		all -= n - 1 // the needle may lie across the end of the piece
+	}
+	for off := uint64(0); off < all && size-off >= n; {
+		answer, err := g.t.packet(ctx, fmt.Sprintf("qSearch:memory:%x;%x;%s", r.Start+off, size-off, pattern))
 		if err != nil {
-			return nil, false, err
+			return off, err
 		}
 		if answer == "0" {
-			if off += size; off < r.Size {
-				off -= n - 1 // the needle may lie across the end of the piece
-			}
-			continue
+			break
 		}
-		hex, found := strings.CutPrefix(answer, "1,")
+		hex, hit := strings.CutPrefix(answer, "1,")
 		addr, err := strconv.ParseUint(hex, 16, 64)
-		if !found || err != nil || !r.Contains(addr) || addr-r.Start < off {
-			return nil, false, nil // it cannot, or cannot read all of it
+		if !hit || err != nil || addr-r.Start < off || addr-r.Start >= size {
+			return off, nil // it cannot, or cannot read all of it
 		}
-		at = append(at, addr)
-		off = addr - r.Start + 1
+		next, more := found(addr)
+		if !more || next <= addr {
+			return min(addr-r.Start+1, all), nil
+		}
+		off = next - r.Start
 	}
-	return at, true, nil
+	return all, nil
 }
 
 // escapePacket writes bytes as the binary data of a packet (GDB's manual,

@@ -66,10 +66,9 @@ func (b *buffer) String() string {
 // debuggee is a target under test.
 type debuggee struct {
 	*Target
-	t         testing.TB
-	ctx       context.Context
-	out       *buffer // what the inferior writes
-	staleness int     // how often the map was made stale
+	t   testing.TB
+	ctx context.Context
+	out *buffer // what the inferior writes
 }
 
 // start starts a GDB on a program, which may be "".

@@ -25,6 +25,8 @@ func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
 		m, err = t.coreMap(ctx, &inf)
 	case KindGDBServer:
 		m, err = t.serverMap(ctx, &inf)
+	case KindQEMUUser:
+		m, err = t.qemuUserMap(ctx, &inf)
 	default:
 		m, err = t.stubMap(ctx, &inf)
 	}
@@ -60,7 +62,7 @@ func (m *processMemory) Notes() []string {
 }
 
 // Memory is the memory of the selected inferior: read from the process itself
-// where it is one on this machine, else through GDB.
+// where it is one on this machine, or QEMU's on it, else through GDB.
 func (t *Target) Memory(ctx context.Context) (Memory, error) {
 	inf, err := t.inferior(ctx)
 	if err != nil {
@@ -88,6 +90,8 @@ func (t *Target) Memory(ctx context.Context) (Memory, error) {
 			return nil, err
 		}
 		return coreMemory{c.core}, nil
+	case KindQEMUUser:
+		return t.qemuUserMemory(ctx, &inf)
 	}
 	return gdbMemory{t: t, remote: inf.kind >= KindGDBServer}, nil
 }

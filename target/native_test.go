@@ -334,7 +334,7 @@ int main(int n, char **v) { for (int i = 1; i < n; i++) printf("<%s>", v[i]);
 	typed := make(chan error, 1)
 	go func() {
 		_, err := d.Keyboard(d.ctx, input)
-		typed <- errors.Join(err, d.KeyboardEOF())
+		typed <- errors.Join(err, d.KeyboardEOF(d.ctx))
 	}()
 	d.gdbLines("run")
 	if err := <-typed; err != nil {

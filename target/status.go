@@ -44,6 +44,8 @@ func (t *Target) Status(ctx context.Context) (Status, error) {
 		}
 	case KindGDBServer:
 		s.Map = fmt.Sprintf("/proc/%d/maps on gdbserver's side", inf.pid)
+	case KindQEMUUser:
+		s.PID, s.Map = t.qemuUserStatus(ctx)
 	default:
 		s.Map = "what the stub and the program's file declare"
 	}

@@ -151,6 +151,12 @@ func TestStubWithoutMap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, ahead := range []uint64{1, 16, 100} { // up to where it cannot be read
+		if n, err := mem.ReadMemory(d.ctx, make([]byte, 200), 0x20005000-ahead); err != nil || uint64(n) != ahead {
+			t.Errorf("%d bytes before the end: read %d, %v", ahead, n, err)
+		}
+	}
+	s.forget()
 	matcher, err := vm.NewBytes([]byte{1, 1, 2, 2})
 	if err != nil {
 		t.Fatal(err)

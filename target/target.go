@@ -14,7 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"dbgsh/target/mi"
 )
@@ -32,6 +32,9 @@ type Config struct {
 	Log      io.Writer // gets every line to and from GDB, may be nil
 	OnChange func()    // called when the debuggee's memory may have changed; quick, from any goroutine
 	OnGone   func()    // called when a process is gone, or a new one comes; quick, from any goroutine
+	// QEMUUserMap says where the map of a program in QEMU's user mode is to be
+	// read from, each time that it is read; nil is QEMUUserAuto.
+	QEMUUserMap func() QEMUUserMap
 }
 
 // Target is a GDB with its debuggee. Its methods may be called from several
@@ -40,10 +43,13 @@ type Target struct {
 	cfg Config
 	tty *tty
 
+	changes atomic.Uint64 // counts what may have changed the debuggee
+
 	mu      sync.Mutex
 	client  *mi.Client      // nil before Start and after Close
 	program string          // the program that a new GDB is given
 	stubs   map[string]Kind // what stubs have said of themselves
+	guest   *guestState     // what was found out of a QEMU guest last, may be nil
 
 	coreMu  sync.Mutex
 	opened  *openCore // the core file read last; guarded by coreMu
@@ -204,6 +210,7 @@ func (t *Target) event(e mi.Event) {
 }
 
 func (t *Target) changed() {
+	t.changes.Add(1)
 	if t.cfg.OnChange != nil {
 		t.cfg.OnChange()
 	}
@@ -302,7 +309,8 @@ func (t *Target) Console(ctx context.Context, line string, out io.Writer) error 
 	if brings && err == nil {
 		t.remember(ctx)
 	}
-	if said := new(mi.Error); errors.As(err, &said) && watch.seen != "" {
+	// GDB may word the error otherwise, or have none, if the target ran then.
+	if said := new(mi.Error); watch.seen != "" && (errors.As(err, &said) || err == nil && ran && !t.Alive()) {
 		return &LostError{What: "the target", Reason: watch.seen}
 	}
 	return lost(err)

@@ -227,38 +227,46 @@ func (s *Selection) Matches() []Row {
 // Select applies the filter to a map.
 func (f *Filter) Select(m *Map) Selection {
 	var sel Selection
-	matched := make([]*Row, len(m.Mappings))
+	var matches []Row
+	at := make([]int, 0, len(m.Mappings)) // the indices of the matches in m
 	for i := range m.Mappings {
-		if row, undecided := f.match(&m.Mappings[i]); row != nil {
-			matched[i] = row
-		} else if undecided {
+		row, undecided := f.match(&m.Mappings[i])
+		switch {
+		case row.Match:
+			matches, at = append(matches, row), append(at, i)
+		case undecided:
 			sel.Undecided++
 		}
 	}
-	before, after := f.Before, f.After
-	if len(f.Regions) == 0 {
-		before, after = 0, 0
+	if len(f.Regions) == 0 || f.Before == 0 && f.After == 0 {
+		sel.Rows = matches
+		return sel
 	}
-	last := -1 // the last index handed over
-	for i, row := range matched {
-		if row == nil {
-			continue
+	next := 0 // the lowest index that has not been handed over
+	for k, i := range at {
+		for j := max(next, i-f.Before); j < i; j++ {
+			sel.Rows = append(sel.Rows, Row{Mapping: m.Mappings[j]})
 		}
-		for j := max(last+1, i-before); j <= min(i+after, len(matched)-1); j++ {
-			if matched[j] != nil {
-				sel.Rows = append(sel.Rows, *matched[j])
-			} else {
-				sel.Rows = append(sel.Rows, Row{Mapping: m.Mappings[j]})
-			}
-			last = j
+		sel.Rows = append(sel.Rows, matches[k])
+		next = i + 1
+		until := len(m.Mappings)
+		if k+1 < len(at) {
+			until = at[k+1]
+		}
+		for ; next < min(i+1+f.After, until); next++ {
+			sel.Rows = append(sel.Rows, Row{Mapping: m.Mappings[next]})
 		}
 	}
 	return sel
 }
 
-// match is the row of a mapping that the filter selects, else nil.
-func (f *Filter) match(m *Mapping) (row *Row, undecided bool) {
-	row = &Row{Mapping: *m, Match: true}
+// match is the row of a mapping; its Match says whether the filter selects it.
+func (f *Filter) match(m *Mapping) (row Row, undecided bool) {
+	match, undecided := f.Perm.Match(m.Perm)
+	if !match && !undecided {
+		return row, false
+	}
+	row.Mapping = *m
 	if len(f.Regions) == 0 {
 		row.Parts = []Range{m.Range}
 	}
@@ -273,12 +281,9 @@ func (f *Filter) match(m *Mapping) (row *Row, undecided bool) {
 		}
 	}
 	if len(row.Parts) == 0 {
-		return nil, false
+		return row, false
 	}
 	row.Parts = Union(row.Parts)
-	match, undecided := f.Perm.Match(m.Perm)
-	if !match {
-		return nil, undecided
-	}
-	return row, false
+	row.Match = match
+	return row, undecided
 }

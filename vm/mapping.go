@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"math/bits"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -24,9 +25,12 @@ const (
 	SourceGDB      Source = "gdb"      // GDB's "info proc mappings"
 	SourceCore     Source = "core"     // a core file, core(5)
 	SourceStub     Source = "stub"     // the memory regions that a stub declares
-	SourceExplored Source = "explored" // found by reading, see Explore
+	SourceExplored Source = "explored" // found by reading
 	SourceUser     Source = "user"     // added by vmmap_add
-	SourceELF      Source = "elf"      // loaded from an ELF file by vmmap_load
+	SourceELF      Source = "elf"      // the headers of an ELF file, or of one in memory
+	SourceQEMU     Source = "qemu"     // the map of the QEMU process that a program runs in
+	SourceRule     Source = "rule"     // what every machine of its kind has there
+	SourceNone     Source = "none"     // nothing: the address space as it is
 )
 
 // Range is the half-open range of Size bytes from Start. It never wraps;
@@ -55,7 +59,7 @@ func (r Range) EndHex() string {
 	if carry != 0 {
 		return fmt.Sprintf("1%016x", end)
 	}
-	return fmt.Sprintf("%x", end)
+	return strconv.FormatUint(end, 16)
 }
 
 // String is 0xSTART-0xEND, the end exclusive.
@@ -109,7 +113,12 @@ func (m Mapping) Clip(r Range) Mapping {
 // Anonymous reports whether the mapping is known to be private memory with no
 // file behind it, so that its pages that do not exist read as zeros.
 func (m Mapping) Anonymous() bool {
-	if m.Source != SourceProcfs && m.Source != SourceRemote || m.Inode != 0 || !m.Perm.IsNot(Shared) {
+	switch m.Source {
+	case SourceProcfs, SourceRemote, SourceQEMU:
+	default:
+		return false
+	}
+	if m.Inode != 0 || !m.Perm.IsNot(Shared) {
 		return false
 	}
 	// Special mappings of the kernel have no inode but pages of their own.
@@ -130,7 +139,7 @@ func (m Mapping) Title() string {
 	return Escape(m.Name)
 }
 
-func (m Mapping) anonName() string { return fmt.Sprintf("[anon_%#x]", m.Start>>12) }
+func (m Mapping) anonName() string { return "[anon_0x" + strconv.FormatUint(m.Start>>12, 16) + "]" }
 
 // ShortTitle is Title without the directories of a file name.
 func (m Mapping) ShortTitle() string {

@@ -3,7 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
-	"hash/maphash"
+	"slices"
 	"sort"
 )
 
@@ -11,29 +11,11 @@ import (
 // is not changed once taken.
 type Snapshot struct {
 	hits Hits
-	// sums are of the matches that are longer than a preview; nil if none is.
-	sums map[int]uint64
-	seed maphash.Seed
 }
 
-// TakeSnapshot keeps the hits of a search that has just been made with the
-// same reader over the same mappings. Matches longer than a preview are read again.
-func TakeSnapshot(ctx context.Context, r Reader, ms []Mapping, res *ScanResult) *Snapshot {
-	s := &Snapshot{hits: res.Hits, seed: maphash.MakeSeed()}
-	w := window{reader: r, runs: runsOf(ms)}
-	for i, h := range res.Hits.All() {
-		if h.Len <= PreviewSize {
-			continue
-		}
-		if s.sums == nil {
-			s.sums = make(map[int]uint64)
-		}
-		if b, err := w.at(ctx, h.Address, h.Len); err == nil && len(b) == h.Len {
-			s.sums[i] = maphash.Bytes(s.seed, b)
-		}
-	}
-	return s
-}
+// TakeSnapshot keeps the hits of a search. Nothing is read for it: the search
+// itself has seen what stands there.
+func TakeSnapshot(res *ScanResult) *Snapshot { return &Snapshot{hits: res.Hits} }
 
 // Len is the number of hits.
 func (s *Snapshot) Len() int { return s.hits.Len() }
@@ -48,7 +30,7 @@ func (h *Hits) lower(addr uint64) int {
 	return sort.Search(h.Len(), func(i int) bool { return h.address(i) >= addr })
 }
 
-func (h *Hits) address(i int) uint64 { return h.blocks[i/hitBlock][i%hitBlock].addr }
+func (h *Hits) address(i int) uint64 { return h.packed(i).addr }
 
 // Change is what Refine asks of a place besides what the matcher does.
 type Change uint8
@@ -69,62 +51,114 @@ type RefineOptions struct {
 	Limit   uint64 // stop after so many hits; 0 is never
 }
 
+// Refined is what a refinement found.
+type Refined struct {
+	ScanResult
+	// Unmapped is how many hits of the snapshot lie in none of the mappings.
+	// They are dropped.
+	Unmapped int
+	// Undecided is how many hits could not be read or come behind the limit.
+	Undecided int
+	// Snapshot is for the next refinement: the hits found, as they are now, and
+	// the undecided ones as they were. After a refinement that ended early it
+	// is the old one.
+	Snapshot *Snapshot
+}
+
 // Refine looks again at the places where an earlier search had its hits, and
 // nowhere else. The mappings are sorted as in a Map; places that are in none of
-// them are not read, and Unmapped counts them. A match keeps the length it had
-// where there is no matcher. The error is one of the options; else see Scan.
-func Refine(ctx context.Context, r Reader, ms []Mapping, s *Snapshot, o RefineOptions) (res *ScanResult, unmapped int, err error) {
+// them are not read. A match keeps the length it had where there is no matcher.
+// The reader is used as in Scan. The error is one of the options.
+func Refine(ctx context.Context, r Reader, ms []Mapping, s *Snapshot, o RefineOptions) (*Refined, error) {
 	if o.Matcher == nil && o.Change == AnyChange {
-		return nil, 0, errors.New("refine: neither a value nor a change is asked for")
+		return nil, errors.New("refine: neither a value nor a change is asked for")
 	}
-	res = &ScanResult{}
-	w := window{reader: r, runs: runsOf(ms)}
+	res := &Refined{}
+	w := newWindow(r, ms)
+	undecided, rest := refine(ctx, w, s, o, res)
+	for _, reason := range w.reasons {
+		res.Notes = append(res.Notes, noteUntouched(reason))
+	}
+	if res.Partial != nil {
+		res.Snapshot = s
+		return res, nil
+	}
+	for ; rest < s.Len(); rest++ {
+		undecided = append(undecided, rest)
+	}
+	res.Undecided = len(undecided)
+	res.Snapshot = s.after(&res.Hits, undecided)
+	return res, nil
+}
+
+// after is the found hits and, of the snapshot, those that are undecided.
+func (s *Snapshot) after(found *Hits, undecided []int) *Snapshot {
+	if len(undecided) == 0 {
+		return &Snapshot{hits: *found}
+	}
+	next := &Snapshot{}
+	i := 0
+	for _, u := range undecided {
+		old := s.hits.packed(u)
+		for ; i < found.Len() && found.address(i) < old.addr; i++ {
+			next.hits.addPacked(*found.packed(i))
+		}
+		next.hits.addPacked(*old)
+	}
+	for ; i < found.Len(); i++ {
+		next.hits.addPacked(*found.packed(i))
+	}
+	return next
+}
+
+// refine fills in res but for its snapshot. It returns the hits that could not
+// be read, and the first that was not looked at.
+func refine(ctx context.Context, w *window, s *Snapshot, o RefineOptions, res *Refined) (undecided []int, rest int) {
 	seen := make(map[int]bool)
 	next := uint64(0) // the lowest place that is not passed over
 	started := false
 	for i, h := range s.hits.All() {
 		if ctx.Err() != nil {
 			res.Partial = context.Cause(ctx)
-			break
+			return nil, i
 		}
 		if o.Align > 1 && h.Address%o.Align != 0 || started && h.Address < next {
 			continue
 		}
-		m := sort.Search(len(ms), func(i int) bool { return ms[i].Start > h.Address }) - 1
-		for m >= 0 && !ms[m].Contains(h.Address) {
-			m--
-		}
-		if m < 0 {
-			unmapped++
+		p, mapped := w.piece(h.Address)
+		if !mapped {
+			res.Unmapped++
 			continue
 		}
-		length, ok, err := w.check(ctx, s, i, h, o)
+		m := w.pieces[p].mapping
+		now, err := w.check(ctx, s, i, h, o)
 		if err != nil {
 			res.Partial = err
-			break
+			return nil, i
 		}
-		if length < 0 {
-			res.Unread = append(res.Unread, Unread{Range{Start: h.Address, Size: min(uint64(h.Len)-1, ms[m].Last()-h.Address) + 1}, m})
+		if now.unread {
+			undecided = append(undecided, i)
+			res.Unread = append(res.Unread, Unread{Range{Start: h.Address, Size: min(uint64(h.Len)-1, w.ms[m].Last()-h.Address) + 1}, m})
 			continue
 		}
-		res.SearchedBytes += uint64(length)
+		res.SearchedBytes += uint64(now.size)
 		if !seen[m] {
 			seen[m] = true
 			res.SearchedMappings++
 		}
-		if !ok {
+		if !now.kept {
 			continue
 		}
 		preview, err := w.at(ctx, h.Address, PreviewSize)
 		if err != nil {
 			res.Partial = err
-			break
+			return nil, i
 		}
-		res.Hits.add(h.Address, length, m, preview)
+		res.Hits.add(h.Address, now.size, m, preview, now.sum)
 		res.Count++
 		if o.Limit > 0 && res.Count == o.Limit {
 			res.LimitReached = true
-			break
+			return undecided, i + 1
 		}
 		if o.Skip > 0 {
 			next, started = h.Address+o.Skip, true
@@ -133,69 +167,90 @@ func Refine(ctx context.Context, r Reader, ms []Mapping, s *Snapshot, o RefineOp
 			}
 		}
 	}
-	return res, unmapped, nil
+	return undecided, s.Len()
 }
 
-// check reports whether hit i of the snapshot is kept, and how long the match
-// is now; length is negative where it cannot be read.
-func (w *window) check(ctx context.Context, s *Snapshot, i int, h Hit, o RefineOptions) (length int, ok bool, err error) {
-	length = h.Len
+// checked is what check found out about a hit.
+type checked struct {
+	kept, unread bool
+	size         int    // of the match now, in bytes
+	sum          uint64 // of the match
+}
+
+// check looks again at hit i of the snapshot.
+func (w *window) check(ctx context.Context, s *Snapshot, i int, h Hit, o RefineOptions) (now checked, err error) {
+	now.size = h.Len
 	if o.Change != AnyChange {
 		b, err := w.at(ctx, h.Address, h.Len)
 		if err != nil {
-			return 0, false, err
+			return now, err
 		}
 		if len(b) < h.Len {
-			return -1, false, nil
+			return checked{unread: true}, nil
 		}
-		same := string(b) == string(h.Preview[:min(h.Len, len(h.Preview))])
-		if h.Len > PreviewSize {
-			sum, known := s.sums[i]
-			if !known {
-				return -1, false, nil
-			}
-			same = sum == maphash.Bytes(s.seed, b)
-		}
+		now.sum = sumOf(b)
+		known := min(h.Len, len(h.Preview))
+		same := string(b[:known]) == string(h.Preview[:known]) && now.sum == s.hits.packed(i).sum
 		if same != (o.Change == Unchanged) {
-			return length, false, nil
+			return now, nil
 		}
 	}
 	if o.Matcher == nil {
-		return length, true, nil
+		now.kept = true
+		return now, nil
 	}
 	before := 0
-	if l, looks := o.Matcher.(Lookbehind); looks && l.LooksBehind() && h.Address > 0 && w.run(h.Address-1).Size > 0 {
+	if l, looks := o.Matcher.(Lookbehind); looks && l.LooksBehind() && h.Address > 0 && w.run(h.Address-1).Contains(h.Address) {
 		before = 1
 	}
 	b, err := w.at(ctx, h.Address-uint64(before), o.Matcher.Span()+before)
+	if err == nil && before > 0 && len(b) == 0 { // the byte before cannot be read
+		before = 0
+		b, err = w.at(ctx, h.Address, o.Matcher.Span())
+	}
 	if err != nil {
-		return 0, false, err
+		return now, err
 	}
 	if len(b) <= before {
-		return -1, false, nil
+		return checked{unread: true}, nil
 	}
-	o.Matcher.Find(b, before, before+1, 1, func(_, n int) int {
-		length, ok = n, true
+	o.Matcher.Find(b, before, before+1, 1, func(at, n int) int {
+		now = checked{kept: true, size: n, sum: sumOf(b[at : at+n])}
 		return before + 1
 	})
-	return length, ok, nil
+	return now, nil
 }
 
-// window is the part of memory that was read last.
+// window is the part of memory that was read last. It reads as gently as the
+// reader can, see Scan.
 type window struct {
-	reader Reader
-	runs   []Range // what may be read
-	start  uint64
-	buf    []byte
-	whole  bool // a read of buf was not cut short
+	reader  Reader
+	mapping MappingReader // nil where the reader is not
+	sparse  Sparse        // nil where the reader is not
+	reasons []string      // why sparse could not tell
+	ms      []Mapping
+	pieces  []piece
+	runs    []Range // what may be read
+	start   uint64
+	buf     []byte
+	whole   bool // a read of buf was not cut short
 }
 
-func runsOf(ms []Mapping) []Range {
-	rs := make([]Range, len(ms))
-	for i := range ms {
-		rs[i] = ms[i].Range
+func newWindow(r Reader, ms []Mapping) *window {
+	w := &window{reader: r, ms: ms, pieces: pieces(ms)}
+	w.mapping, _ = r.(MappingReader)
+	w.sparse, _ = r.(Sparse)
+	for _, p := range w.pieces {
+		w.runs = append(w.runs, p.Range)
 	}
-	return Union(rs)
+	w.runs = Union(w.runs)
+	return w
+}
+
+// piece is the index of the piece that holds addr.
+func (w *window) piece(addr uint64) (i int, ok bool) {
+	i = sort.Search(len(w.pieces), func(i int) bool { return w.pieces[i].Start > addr }) - 1
+	return i, i >= 0 && w.pieces[i].Contains(addr)
 }
 
 // run is the run of mappings that holds addr, empty if none does.
@@ -214,21 +269,82 @@ func (w *window) at(ctx context.Context, addr uint64, n int) ([]byte, error) {
 	if run.Size == 0 {
 		return nil, nil
 	}
-	n = int(min(uint64(n), run.Last()-addr+1))
+	n = int(min(uint64(n)-1, run.Last()-addr)) + 1
 	if off := addr - w.start; off < uint64(len(w.buf)) && (off+uint64(n) <= uint64(len(w.buf)) || !w.whole) {
 		return w.buf[off:min(off+uint64(n), uint64(len(w.buf)))], nil
 	}
 	// To the end of the last page, which the read touches anyway.
 	last := addr + uint64(n) - 1
 	last |= DefaultPageSize - 1
-	size := int(min(last, run.Last()) - addr + 1)
+	size := int(min(last, run.Last())-addr) + 1
 	if cap(w.buf) < size {
 		w.buf = make([]byte, size)
 	}
-	got, err := w.reader.ReadMemory(ctx, w.buf[:size], addr)
+	got, err := w.read(ctx, w.buf[:size], addr)
 	w.start, w.buf, w.whole = addr, w.buf[:got], got == size
 	if err != nil && (ctx.Err() != nil || errors.Is(err, ErrProcessGone)) {
 		return nil, err
 	}
 	return w.buf[:min(n, got)], nil
+}
+
+// read fills b, all of which lies in one run, mapping by mapping.
+func (w *window) read(ctx context.Context, b []byte, addr uint64) (n int, err error) {
+	for i, _ := w.piece(addr); n < len(b); i++ {
+		at, p := addr+uint64(n), w.pieces[i]
+		end := n + int(min(uint64(len(b)-n)-1, p.Last()-at)) + 1
+		k, err := w.readPiece(ctx, w.ms[p.mapping], b[n:end], at)
+		if n += k; n < end {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// readPiece fills b, all of which lies in the mapping, without making pages
+// exist that the debuggee has not touched.
+func (w *window) readPiece(ctx context.Context, m Mapping, b []byte, addr uint64) (n int, err error) {
+	if w.sparse == nil || !m.Anonymous() {
+		return w.readMemory(ctx, m, b, addr)
+	}
+	var into [16]Extent
+	for n < len(b) {
+		rest := Range{addr + uint64(n), uint64(len(b) - n)}
+		k, known, err := w.sparse.Populated(ctx, rest, into[:])
+		switch {
+		case err != nil && (ctx.Err() != nil || errors.Is(err, ErrProcessGone)):
+			return n, err
+		case err == nil:
+			err = answers(rest, known, into[:], k)
+		}
+		if err != nil {
+			if reason := err.Error(); !slices.Contains(w.reasons, reason) {
+				w.reasons = append(w.reasons, reason)
+			}
+			k, err := w.readMemory(ctx, m, b[n:], rest.Start)
+			return n + k, err
+		}
+		end := n + int(known)
+		for _, e := range into[:k] {
+			from := int(e.Start - addr)
+			clear(b[n:from])
+			if n = from; e.Unreadable {
+				return n, nil
+			}
+			got, err := w.readMemory(ctx, m, b[n:n+int(e.Size)], e.Start)
+			if n += got; got < int(e.Size) {
+				return n, err
+			}
+		}
+		clear(b[n:end])
+		n = end
+	}
+	return n, nil
+}
+
+func (w *window) readMemory(ctx context.Context, m Mapping, b []byte, addr uint64) (int, error) {
+	if w.mapping != nil {
+		return w.mapping.ReadMapping(ctx, m, b, addr)
+	}
+	return w.reader.ReadMemory(ctx, b, addr)
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 )
 
@@ -76,7 +78,7 @@ func TestRefineAgainstNaive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		snap := TakeSnapshot(ctx, mem, mem.ms, first)
+		snap := TakeSnapshot(first)
 		then := map[uint64]byte{}
 		for a, b := range mem.bytes {
 			then[a] = b
@@ -104,7 +106,7 @@ func TestRefineAgainstNaive(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		res, unmapped, err := Refine(ctx, mem, mem.ms, snap, o)
+		res, err := Refine(ctx, mem, mem.ms, snap, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,8 +147,8 @@ func TestRefineAgainstNaive(t *testing.T) {
 		for _, h := range res.Hits.All() {
 			got = append(got, h.Address)
 		}
-		if fmt.Sprint(got) != fmt.Sprint(want) || unmapped != wantUnmapped || len(res.Unread) != wantUnread {
-			t.Fatalf("got %#x, %d unmapped, %d unread; want %#x, %d, %d", got, unmapped, len(res.Unread), want, wantUnmapped, wantUnread)
+		if fmt.Sprint(got) != fmt.Sprint(want) || res.Unmapped != wantUnmapped || len(res.Unread) != wantUnread {
+			t.Fatalf("got %#x, %d unmapped, %d unread; want %#x, %d, %d", got, res.Unmapped, len(res.Unread), want, wantUnmapped, wantUnread)
 		}
 	})
 }
@@ -166,12 +168,92 @@ func TestSnapshotRegion(t *testing.T) {
 	if err != nil || res.Count != 3 {
 		t.Fatalf("%d hits, %v", res.Count, err)
 	}
-	snap := TakeSnapshot(context.Background(), mem, mem.ms, res)
+	snap := TakeSnapshot(res)
 	f := Filter{Regions: []Region{snap.Region("@last")}}
 	if got := show(f.Select(&Map{Mappings: mem.ms})); got != "1000 5000" {
 		t.Errorf("got %s", got)
 	}
-	if _, _, err := Refine(context.Background(), mem, mem.ms, snap, RefineOptions{}); err == nil {
+	if _, err := Refine(context.Background(), mem, mem.ms, snap, RefineOptions{}); err == nil {
 		t.Error("a refinement that asks for nothing passes")
 	}
+}
+
+// gentleMemory is sparseMemory that is to be told the mapping, as those of
+// files are read through the process otherwise.
+type gentleMemory struct{ sparseMemory }
+
+func (m gentleMemory) ReadMemory(ctx context.Context, p []byte, addr uint64) (int, error) {
+	m.t.Errorf("read of %#x without its mapping", addr)
+	return m.sparseMemory.ReadMemory(ctx, p, addr)
+}
+
+func (m gentleMemory) ReadMapping(ctx context.Context, x Mapping, p []byte, addr uint64) (int, error) {
+	if last := addr + uint64(len(p)) - 1; !x.Contains(addr) || !x.Contains(last) || m.ms[m.holder(addr)] != x || m.ms[m.holder(last)] != x {
+		m.t.Errorf("read of %d bytes at %#x for %v", len(p), addr, x.Range)
+	}
+	return m.sparseMemory.ReadMemory(ctx, p, addr)
+}
+
+func TestRefineReadsGently(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		mem := drawMemory(t)
+		r := gentleMemory{sparseMemory{mem}}
+		n := drawNeedle(t)
+		first, err := Scan(t.Context(), r, mem.ms, ScanOptions{Matcher: n.Matcher, PageSize: testPage, Workers: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		then := bytes.Clone(mem.data)
+		for range rapid.IntRange(0, 4).Draw(t, "writes") {
+			i := rapid.IntRange(0, len(mem.data)-1).Draw(t, "written")
+			if k := mem.pages[i/testPage]; k == pageData || k == pageEmpty {
+				mem.pages[i/testPage] = pageData
+				mem.data[i] ^= rapid.SampledFrom([]byte{0, 1, 'a', 'a' ^ 'A'}).Draw(t, "flip")
+			}
+		}
+		o := rapid.SampledFrom([]RefineOptions{
+			{Change: Unchanged}, {Change: Changed}, {Matcher: n.Matcher}, {Matcher: n.Matcher, Change: Changed},
+		}).Draw(t, "options")
+		again, err := Scan(t.Context(), r, mem.ms, ScanOptions{Matcher: n.Matcher, PageSize: testPage})
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := map[uint64]Hit{}
+		for _, h := range again.Hits.All() {
+			now[h.Address] = h
+		}
+		var want []Hit
+		for _, h := range first.Hits.All() {
+			i := int(h.Address - mem.base)
+			same := bytes.Equal(then[i:i+h.Len], mem.data[i:i+h.Len])
+			if o.Change == Unchanged && !same || o.Change == Changed && same {
+				continue
+			}
+			if o.Matcher != nil {
+				x, found := now[h.Address]
+				if !found {
+					continue
+				}
+				h = x
+			}
+			// As many bytes can be read as then.
+			copy(h.Preview, mem.data[i:])
+			want = append(want, h)
+		}
+		got, err := Refine(t.Context(), r, mem.ms, TakeSnapshot(first), o)
+		if err != nil || got.Partial != nil || got.Undecided > 0 || got.Unmapped > 0 || len(got.Notes) > 0 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		if d := cmp.Diff(want, list(&got.Hits), cmpopts.EquateEmpty()); d != "" {
+			t.Fatalf("%+v: (-want +got)\n%s", o, d)
+		}
+		// What stands there now is what the next one compares with.
+		same, err := Refine(t.Context(), r, mem.ms, got.Snapshot, RefineOptions{Change: Unchanged})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, list(&same.Hits), cmpopts.EquateEmpty()); d != "" {
+			t.Fatalf("%+v, nothing changed since: (-want +got)\n%s", o, d)
+		}
+	})
 }

@@ -77,7 +77,7 @@ type ScanOptions struct {
 	Limit uint64
 	// CountOnly counts the hits and keeps none of them.
 	CountOnly bool
-	// MaxHits is the number of hits that are kept at most, in about 32 bytes
+	// MaxHits is the number of hits that are kept at most, in about 40 bytes
 	// each; the search ends there, which is reported. Default DefaultMaxHits.
 	MaxHits int
 

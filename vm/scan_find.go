@@ -2,17 +2,22 @@ package vm
 
 import (
 	"context"
+	"math/bits"
 )
 
 // Finder is a Reader of memory that is searched better where it is than by
 // reading it, as behind a stub that knows how.
 type Finder interface {
-	// FindBytes returns the addresses at which the needle stands whole within
-	// r, ascending, overlapping ones too, at most limit of them. ok is false
-	// where it cannot tell, because the needle is not of a kind that it can look
-	// for or because not all of r can be read. The error is the context's, or
-	// says that there is nothing to ask any more.
-	FindBytes(ctx context.Context, r Range, needle []byte, limit int) (at []uint64, ok bool, err error)
+	// FindBytes tells of the addresses at which the needle stands whole within
+	// r, ascending, overlapping ones too. What found returns, more than addr, is
+	// the lowest place for the next, and whether one is wanted at all; it may
+	// read memory. Known is for how many bytes of r, from its start on, all
+	// places that start there have been told; the rest is to be asked for
+	// again. Known is 0 where it cannot tell, because the needle is not of a
+	// kind that it can look for or because the bytes cannot be read. The error
+	// is the context's, or says that there is nothing to ask any more; known
+	// counts even then.
+	FindBytes(ctx context.Context, r Range, needle []byte, found func(addr uint64) (next uint64, more bool)) (known uint64, err error)
 }
 
 // run is memory without gaps: adjacent pieces.
@@ -30,125 +35,204 @@ func runs(ps []piece) []run {
 	return rs
 }
 
-// whole is the range of the run.
+// whole is the range of the run; the whole address space is no Range, and empty.
 func (r run) whole() Range {
 	first, last := r[0], r[len(r)-1]
 	return Range{first.Start, last.Last() - first.Start + 1}
 }
 
-// scanFinder is Scan for a needle that f looks for. What f cannot tell of is read.
-func scanFinder(ctx context.Context, f Finder, r Reader, needle []byte, ms []Mapping, o ScanOptions) *ScanResult {
-	res := &ScanResult{}
-	all := pieces(ms)
-	searched := make(map[int]bool)
-	var total, done uint64
-	for _, p := range all {
-		total += p.Size
-	}
-	for _, run := range runs(all) {
-		if ctx.Err() != nil {
-			res.Partial = context.Cause(ctx)
-			break
-		}
-		whole := run.whole()
-		var at []uint64
-		ok, err := false, error(nil)
-		if whole.Size > 0 { // the whole address space is no Range
-			at, ok, err = f.FindBytes(ctx, whole, needle, o.MaxHits+1)
-		}
-		if err != nil {
-			res.Partial = err
-			break
-		}
-		if ok {
-			for _, p := range run {
-				searched[p.mapping] = true
-				res.SearchedBytes += p.Size
-			}
-			w := window{reader: r, runs: []Range{whole}}
-			err = res.addFound(ctx, at, len(needle), run, &w, o)
-		} else {
-			err = res.addScan(ctx, r, run, ms, searched, o)
-		}
-		if err != nil {
-			res.Partial = err
-		}
-		if err != nil || res.LimitReached || res.CapReached {
-			break
-		}
-		if done += whole.Size; o.Progress != nil {
-			o.Progress(done, total)
-		}
-	}
-	res.SearchedMappings = len(searched)
-	return res
+// finderScan is a search that a Finder makes, one answer after the other.
+type finderScan struct {
+	ctx      context.Context
+	finder   Finder
+	reader   Reader
+	needle   []byte
+	sum      uint64 // sumOf the needle
+	ms       []Mapping
+	o        ScanOptions
+	window   *window // reads previews
+	res      ScanResult
+	searched map[int]bool
+	resume   uint64 // the lowest address at which the next hit may start
+	closed   bool   // there is no such address
+	done     uint64 // of total
+	total    uint64 // bytes to search
 }
 
-// addFound adds hits of the needle in a run.
-func (res *ScanResult) addFound(ctx context.Context, at []uint64, length int, run run, w *window, o ScanOptions) error {
-	next, i := run[0].Start, 0
-	for _, addr := range at {
-		if addr < next || addr%o.Align != 0 {
-			continue
+// scanFinder is Scan for a needle that f looks for. What f cannot tell of is read.
+func scanFinder(ctx context.Context, f Finder, r Reader, needle []byte, ms []Mapping, o ScanOptions) *ScanResult {
+	s := &finderScan{
+		ctx: ctx, finder: f, reader: r, needle: needle, sum: sumOf(needle), ms: ms, o: o,
+		window: newWindow(r, ms), searched: make(map[int]bool),
+	}
+	for _, p := range s.window.pieces {
+		sum, carry := bits.Add64(s.total, p.Size, 0)
+		s.total = sum | -carry
+	}
+	for _, run := range runs(s.window.pieces) {
+		err := s.run(run)
+		if s.full() {
+			s.res.LimitReached = o.Limit > 0 && s.res.Count >= o.Limit
+			s.res.CapReached = !s.res.LimitReached
+			break
 		}
-		if !o.CountOnly && res.Hits.Len() >= o.MaxHits {
-			res.CapReached = true
-			return nil
+		if err != nil {
+			s.res.Partial = err
+			break
 		}
-		for !run[i].Contains(addr) {
-			i++
+	}
+	s.res.SearchedMappings = len(s.searched)
+	return &s.res
+}
+
+// full reports whether all hits that may be found have been.
+func (s *finderScan) full() bool {
+	return s.o.Limit > 0 && s.res.Count >= s.o.Limit || !s.o.CountOnly && s.res.Hits.Len() >= s.o.MaxHits
+}
+
+// run searches a run.
+func (s *finderScan) run(run run) error {
+	whole := run.whole()
+	for off := uint64(0); off < whole.Size; {
+		if s.ctx.Err() != nil {
+			return context.Cause(s.ctx)
 		}
-		res.Count++
-		if !o.CountOnly {
-			preview, err := w.at(ctx, addr, PreviewSize)
-			if err != nil {
-				return err
-			}
-			res.Hits.add(addr, length, run[i].mapping, preview)
+		rest := Range{whole.Start + off, whole.Size - off}
+		known, err := s.find(rest)
+		if err == nil && known == 0 {
+			return s.read(run, off)
 		}
-		if o.Limit > 0 && res.Count >= o.Limit {
-			res.LimitReached = true
-			return nil
+		if s.full() { // the last hit has been looked at to its end
+			known = min(known+uint64(len(s.needle))-1, rest.Size)
 		}
-		step := o.Skip
-		if o.SkipMatch {
-			step = max(step, uint64(length))
+		s.account(run, Range{rest.Start, known})
+		if err != nil || s.full() {
+			return err
 		}
-		if next = addr + step; next < addr {
-			return nil
-		}
+		off += known
+	}
+	if whole.Size == 0 {
+		return s.read(run, 0)
 	}
 	return nil
 }
 
-// addScan searches a run by reading it, and adds what that finds.
-func (res *ScanResult) addScan(ctx context.Context, r Reader, run run, ms []Mapping, searched map[int]bool, o ScanOptions) error {
-	parts := make([]Mapping, len(run))
-	for i, p := range run {
-		parts[i] = ms[p.mapping].Clip(p.Range)
+// find asks for the needle in r and returns for how many bytes of r it got an answer.
+func (s *finderScan) find(r Range) (uint64, error) {
+	if s.closed || s.resume > r.Last() {
+		return r.Size, nil // all of it is passed over
 	}
+	start := max(r.Start, s.resume)
+	asked := Range{start, r.Last() - start + 1}
+	passed := start - r.Start
+	known, err := s.finder.FindBytes(s.ctx, asked, s.needle, func(addr uint64) (uint64, bool) {
+		if addr < s.resume || !asked.Contains(addr) {
+			return s.resume, false // it breaks its contract
+		}
+		if rest := addr % s.o.Align; rest != 0 {
+			next, carry := bits.Add64(addr, s.o.Align-rest, 0)
+			s.closed = carry != 0
+			return next, !s.closed
+		}
+		s.add(addr)
+		step := s.o.Skip
+		if s.o.SkipMatch {
+			step = max(step, uint64(len(s.needle)))
+		}
+		next, carry := bits.Add64(addr, step, 0)
+		s.resume, s.closed = next, carry != 0
+		s.progress(addr - r.Start)
+		return next, !s.closed && !s.full()
+	})
+	return passed + min(known, asked.Size), err
+}
+
+// add adds a hit.
+func (s *finderScan) add(addr uint64) {
+	s.res.Count++
+	if s.o.CountOnly {
+		return
+	}
+	preview := s.needle[:min(len(s.needle), PreviewSize)]
+	if len(preview) < PreviewSize {
+		// Where what follows cannot be read, the needle is what is known.
+		if b, err := s.window.at(s.ctx, addr, PreviewSize); err == nil && len(b) > len(preview) {
+			preview = b
+		}
+	}
+	i, _ := s.window.piece(addr)
+	s.res.Hits.add(addr, len(s.needle), s.window.pieces[i].mapping, preview, s.sum)
+}
+
+// progress says that `more` bytes than done are done.
+func (s *finderScan) progress(more uint64) {
+	if s.o.Progress != nil {
+		s.o.Progress(min(s.done+more, s.total), s.total)
+	}
+}
+
+// account adds a range of a run to what was searched.
+func (s *finderScan) account(run run, r Range) {
+	for _, p := range run {
+		if part := p.Intersect(r); part.Size > 0 {
+			s.searched[p.mapping] = true
+			s.res.SearchedBytes += part.Size
+		}
+	}
+	s.done += r.Size
+	s.progress(0)
+}
+
+// read searches a run from the offset on by reading it.
+func (s *finderScan) read(run run, off uint64) error {
+	from := run[0].Start + off
+	var (
+		parts    []Mapping
+		mappings []int // for each part
+	)
+	for _, p := range run {
+		if p.Last() >= from {
+			start := max(p.Start, from)
+			parts = append(parts, s.ms[p.mapping].Clip(Range{start, p.Last() - start + 1}))
+			mappings = append(mappings, p.mapping)
+		}
+	}
+	o := s.o
 	if o.Limit > 0 {
-		o.Limit -= res.Count
+		o.Limit -= s.res.Count
 	}
-	o.MaxHits = max(1, o.MaxHits-res.Hits.Len())
-	o.Progress = nil
-	part := newScan(ctx, r, parts, o).run()
-	for _, h := range part.Hits.All() {
-		res.Hits.add(h.Address, h.Len, run[h.Mapping].mapping, h.Preview)
-	}
-	whole := make(map[int]bool)
-	for _, u := range part.UnreadMappings(parts) {
-		whole[u.Mapping] = u.Whole
-	}
-	for i, p := range run {
-		searched[p.mapping] = searched[p.mapping] || !whole[i]
+	o.MaxHits -= s.res.Hits.Len()
+	o.Progress = func(done, _ uint64) { s.progress(done) }
+	scan := newScan(s.ctx, s.reader, parts, o)
+	scan.resume, scan.closed = s.resume, s.closed
+	part := scan.run()
+	for i := range part.Hits.Len() {
+		h := *part.Hits.packed(i)
+		h.mapping = uint32(mappings[h.mapping])
+		s.res.Hits.addPacked(h)
 	}
 	for _, u := range part.Unread {
-		res.Unread = append(res.Unread, Unread{u.Range, run[u.Mapping].mapping})
+		m := mappings[u.Mapping]
+		if n := len(s.res.Unread); n > 0 && s.res.Unread[n-1].Mapping == m && s.res.Unread[n-1].Last()+1 == u.Start {
+			s.res.Unread[n-1].Size += u.Size
+		} else {
+			s.res.Unread = append(s.res.Unread, Unread{u.Range, m})
+		}
 	}
-	res.Count += part.Count
-	res.SearchedBytes += part.SearchedBytes
-	res.LimitReached, res.CapReached = part.LimitReached, part.CapReached
-	res.Notes = append(res.Notes, part.Notes...)
+	s.res.Count += part.Count
+	s.res.SearchedBytes += part.SearchedBytes
+	s.res.Notes = append(s.res.Notes, part.Notes...)
+	for _, p := range parts {
+		s.done += p.Size
+	}
+	// A worker that was left behind may still be at it.
+	scan.merging.Lock()
+	defer scan.merging.Unlock()
+	s.resume, s.closed = scan.resume, scan.closed
+	for i, m := range mappings {
+		if scan.seen[i] {
+			s.searched[m] = true
+		}
+	}
 	return part.Partial
 }

@@ -256,8 +256,8 @@ func (p *planner) expand(ctx context.Context) error {
 	switch {
 	case err != nil && (ctx.Err() != nil || errors.Is(err, ErrProcessGone)):
 		return err
-	case err == nil && (n < 0 || n > len(p.into) || !answers(rest, known, p.into[:n])):
-		err = fmt.Errorf("the answer for %v makes no sense", rest)
+	case err == nil:
+		err = answers(rest, known, p.into, n)
 	}
 	if err != nil {
 		if reason := err.Error(); !slices.Contains(p.reasons, reason) {
@@ -280,19 +280,24 @@ func (p *planner) expand(ctx context.Context) error {
 	return nil
 }
 
-// answers reports whether a Sparse kept its contract.
-func answers(r Range, known uint64, extents []Extent) bool {
-	if known == 0 || known > r.Size {
-		return false
-	}
+// answers says how a Sparse broke its contract, if it did.
+func answers(r Range, known uint64, into []Extent, n int) error {
+	ok := known > 0 && known <= r.Size && n >= 0 && n <= len(into)
 	done := uint64(0)
-	for _, e := range extents {
-		if off := e.Start - r.Start; off < done || off >= known || e.Size > known-off {
-			return false
-		}
-		done = e.Start - r.Start + e.Size
+	for i := 0; ok && i < n; i++ {
+		off := into[i].Start - r.Start
+		ok = off >= done && off < known && into[i].Size <= known-off
+		done = off + into[i].Size
 	}
-	return true
+	if !ok {
+		return fmt.Errorf("the answer for %v makes no sense", r)
+	}
+	return nil
+}
+
+// noteUntouched is what is to be known where a Sparse could not tell.
+func noteUntouched(reason string) string {
+	return "pages that were never touched are read too: " + reason
 }
 
 // push appends a range, which continues the queue in the current piece.

@@ -28,6 +28,7 @@ type scan struct {
 	total   uint64 // bytes to search
 	behind  uint64 // bytes before a start that the matcher sees, 0 or 1
 	zeros   int    // length of a match in zeros, 0 for none
+	zeroSum uint64 // sumOf that match
 
 	planning sync.Mutex // guards plan
 	plan     planner
@@ -54,6 +55,7 @@ func newScan(ctx context.Context, r Reader, ms []Mapping, o ScanOptions) *scan {
 		s.behind = 1
 	}
 	s.zeros = zeroMatch(o.Matcher)
+	s.zeroSum = sumOf(make([]byte, s.zeros))
 	s.plan = planner{
 		ms: ms, page: o.PageSize, chunk: uint64(o.Chunk), behind: s.behind,
 		tail:   uint64(max(o.Matcher.Span(), PreviewSize)) - 1,
@@ -110,8 +112,11 @@ func (s *scan) end(err error) {
 	s.turnOver.Broadcast()
 }
 
-// find is a match in a worker's buffer.
-type find struct{ at, size int }
+// find is a match in a worker's buffer, or a hole.
+type find struct {
+	at, size int
+	sum      uint64 // sumOf a match that is to be kept
+}
 
 // worker does jobs. All it has is reused from job to job.
 type worker struct {
@@ -218,7 +223,7 @@ func (w *worker) readSegment(at, end int, base uint64, mapping int) error {
 		if n := len(w.holes); n > 0 && w.holes[n-1].at+w.holes[n-1].size == at {
 			w.holes[n-1].size += size
 		} else {
-			w.holes = append(w.holes, find{at, size})
+			w.holes = append(w.holes, find{at: at, size: size})
 		}
 		at += size
 	}
@@ -246,7 +251,7 @@ func (w *worker) match(resume uint64) error {
 	}
 	start := 0
 	for i := 0; i <= len(w.holes); i++ {
-		hole := find{len(w.buf), 0}
+		hole := find{at: len(w.buf)}
 		if i < len(w.holes) {
 			hole = w.holes[i]
 		}
@@ -277,7 +282,11 @@ func (w *worker) matchStretch(base uint64, start, from, to, end int) (int, error
 	next, err := start, error(nil)
 	w.o.Matcher.Find(w.buf[start:end], from-start, to-start, w.o.Align, func(at, length int) int {
 		at += start
-		w.finds = append(w.finds, find{at, length})
+		f := find{at: at, size: length}
+		if !w.o.CountOnly {
+			f.sum = sumOf(w.buf[at : at+length])
+		}
+		w.finds = append(w.finds, f)
 		if w.full(uint64(len(w.finds))) {
 			return end
 		}
@@ -334,7 +343,7 @@ func (w *worker) merge() error {
 		return nil
 	}
 	for _, reason := range w.job.reasons {
-		w.result.Notes = append(w.result.Notes, "pages that were never touched are read too: "+reason)
+		w.result.Notes = append(w.result.Notes, noteUntouched(reason))
 	}
 	w.account(hi)
 	w.done += w.job.hi - w.job.lo
@@ -431,7 +440,7 @@ func (w *worker) mergeFinds() (hi uint64, err error) {
 			if hole < len(w.holes) {
 				end = w.holes[hole].at
 			}
-			w.add(base+uint64(f.at), f.size, w.job.segs[seg].mapping, w.buf[f.at:min(end, f.at+PreviewSize)])
+			w.add(base+uint64(f.at), f.size, w.job.segs[seg].mapping, w.buf[f.at:min(end, f.at+PreviewSize)], f.sum)
 			if w.full(w.result.Count) {
 				w.merging.Unlock()
 				return min(w.job.hi, first+uint64(f.at+f.size)), nil
@@ -443,10 +452,10 @@ func (w *worker) mergeFinds() (hi uint64, err error) {
 }
 
 // add adds a hit. The caller holds merging.
-func (s *scan) add(addr uint64, length, mapping int, preview []byte) {
+func (s *scan) add(addr uint64, length, mapping int, preview []byte, sum uint64) {
 	s.result.Count++
 	if !s.o.CountOnly {
-		s.result.Hits.add(addr, length, mapping, preview)
+		s.result.Hits.add(addr, length, mapping, preview, sum)
 	}
 	s.proceed(addr, s.step(length))
 }
@@ -508,7 +517,7 @@ func (w *worker) mergeZeros() (hi uint64, err error) {
 			if w.ended {
 				break
 			}
-			w.add(at, w.zeros, w.job.segs[0].mapping, zeros[:])
+			w.add(at, w.zeros, w.job.segs[0].mapping, zeros[:], w.zeroSum)
 			full := w.full(w.result.Count)
 			if full || step > last-at {
 				w.merging.Unlock()

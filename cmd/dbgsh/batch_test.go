@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -210,5 +211,90 @@ func TestStub(t *testing.T) {
 		"-ex", fmt.Sprintf("!kill -9 %d", server.Process.Pid), "-ex", "print value", "-ex", `echo no\n`, prog)
 	if status != 3 || !regexp.MustCompile(`^-ex: print: the target is lost: .*\n$`).MatchString(stderr) || strings.Contains(stdout, "no\n") {
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+}
+
+// A debuggee that reads, while the script is standard input, is at the end of
+// its input.
+func TestInputOfADebuggeeOfAPipedScript(t *testing.T) {
+	t.Parallel()
+	cmd := dbgsh(t, "-args", program(t, "testdata/inferior.c"), "echo")
+	cmd.Stdin = strings.NewReader("run\nrun\necho on\\n\n")
+	out, err := cmd.Output()
+	want := regexp.MustCompile(`(?s)name\? .*end of input\n.*exited normally\]\n.*name\? .*end of input\n.*exited normally\]\non\n$`)
+	if err != nil || !want.Match(out) || bytes.Contains(out, []byte("read <")) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Nobody reads standard output: dbgsh can be left, and GDB is not killed.
+func TestStuckOutput(t *testing.T) {
+	t.Parallel()
+	need(t, "yes")
+	for _, both := range []bool{false, true} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		cmd := dbgsh(t, "-log", filepath.Join(t.TempDir(), "log"), "-ex", "run", "-ex", "echo no", "yes")
+		var errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = w, &errs
+		if both {
+			cmd.Stderr = w
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Process.Kill()
+		limit := time.Now().Add(patience)
+		for fds := []unix.PollFd{{Fd: int32(w.Fd()), Events: unix.POLLOUT}}; ; time.Sleep(10 * time.Millisecond) {
+			if n, err := unix.Poll(fds, 0); err == nil && n == 0 {
+				break // the pipe is full
+			}
+			if time.Now().After(limit) {
+				t.Fatal("nothing is written")
+			}
+		}
+		w.Close()
+		cmd.Process.Signal(unix.SIGTERM)
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Fatal("dbgsh does not end")
+		}
+		if s := cmd.ProcessState.ExitCode(); s != 1 || strings.Contains(errs.String(), "killed") {
+			t.Errorf("exit status %d\n%s", s, &errs)
+		}
+	}
+}
+
+// Standard output fails while the debuggee is opened.
+func TestOutputFailsWhileOpening(t *testing.T) {
+	t.Parallel()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	prog := program(t, "testdata/inferior.c")
+	cmd := dbgsh(t, "-p", fmt.Sprint(live(t, prog, "spin")), prog)
+	cmd.Stdout = full
+	cmd.Run()
+	if s := cmd.ProcessState.ExitCode(); s != 1 {
+		t.Errorf("exit status %d, want 1", s)
+	}
+}
+
+// What -x names cannot be read.
+func TestNoScript(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ file, why string }{{".", "is a directory"}, {"/nonexistent/x", "no such file or directory"}} {
+		stdout, stderr, status := batch(t, "-keep-going", "-x", c.file, "-ex", `echo on\n`)
+		if stdout != "on\n" || stderr != "-x: open "+c.file+": "+c.why+"\n" || status != 1 {
+			t.Errorf("%s: status %d\n%s%s", c.file, status, stdout, stderr)
+		}
 	}
 }

@@ -194,10 +194,12 @@ func (o *options) session(log io.Writer) (status int, err error) {
 	out := repl.NewOutput(os.Stdout, os.Stderr, o.json)
 
 	var maps *vm.Cache
+	settings := commands.NewSettings()
 	tgt, err := target.New(target.Config{
 		GDB: o.gdb, StartUp: o.gdbInit, Program: o.program, Args: o.args,
 		Terminal: atPrompt, NoInput: o.stdinIsScript(), Inferior: out.Inferior(), Stray: out.Inferior(), Log: log,
 		OnChange: func() { maps.Invalidate() }, OnGone: func() { maps.ProcessGone() },
+		QEMUUserMap: func() target.QEMUUserMap { return target.QEMUUserMap(settings.Get("qemu-user-vmmap")) },
 	})
 	if err != nil {
 		return 0, err
@@ -207,7 +209,6 @@ func (o *options) session(log io.Writer) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	settings := commands.NewSettings()
 	if err := settings.Set("color", o.color); err != nil {
 		return 0, err
 	}

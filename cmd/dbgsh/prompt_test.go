@@ -173,6 +173,23 @@ func TestInterruptStart(t *testing.T) {
 	}
 }
 
+// A debuggee that runs in the background stops while the prompt is shown: what
+// GDB says then comes in whole lines.
+func TestStopAtThePrompt(t *testing.T) {
+	t.Parallel()
+	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "spin")
+	x.prompt()
+	x.run("break checkpoint", `Breakpoint 1`)
+	x.run("run", `Breakpoint 1, `)
+	x.run("delete 1", ``)
+	x.key("continue &" + enter)
+	x.expect(`(?s)spinning\n.*\(dbgsh\) $`)
+	x.key("interrupt" + enter)
+	x.expect(`(?:^|\n)(?:\(dbgsh\) )?(Program|Thread .*) received signal SIGINT, Interrupt\.\n`)
+	x.expect(`checkpoint|main`)
+	x.expect(`\(dbgsh\) $`)
+}
+
 // The debuggee's terminal has the size of the user's, also when that changes.
 func TestWindowSize(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,81 @@
+package target
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"dbgsh/vm"
+)
+
+// A search that is longer than a preview, and looking again at hits, must not
+// make pages of files and of anonymous memory exist in the process either.
+func TestRefineLeavesProcessAlone(t *testing.T) {
+	p := startProcmem(t)
+	ms := slices.DeleteFunc(p.mappings(t), func(m vm.Mapping) bool { return m.Size > 1<<30 })
+	before := p.footprint(t)
+	for _, needle := range []string{"QZQZQZ#!", "QZQZQZ#!" + strings.Repeat("\x00", 30), strings.Repeat("\x00", 5000)} {
+		for _, best := range []PopulatedBy{PopulatedByScan, PopulatedByPagemap} {
+			pm := openProcMem(t, p.Process.Pid, best)
+			found := scan(t, pm, ms, []byte(needle), vm.ScanOptions{Skip: 4096})
+			if found.Count == 0 {
+				t.Fatalf("%.8q: no hits", needle)
+			}
+			exact, err := vm.NewBytes([]byte(needle))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range []vm.RefineOptions{{Change: vm.Unchanged}, {Matcher: exact}} {
+				again, err := vm.Refine(t.Context(), pm, ms, vm.TakeSnapshot(found), o)
+				if err != nil || again.Partial != nil {
+					t.Fatalf("%+v, %v", again, err)
+				}
+				if !slices.Equal(addresses(found), addresses(&again.ScanResult)) {
+					t.Errorf("%.8q %+v: %d hits, %d again", needle, o, found.Count, again.Count)
+				}
+			}
+		}
+	}
+	if after := p.footprint(t); after != before {
+		t.Errorf("the process has changed from\n%s\nto\n%s", before, after)
+	}
+}
+
+// Where nearly every place is a hit, a stub is asked only for those wanted.
+func TestSearchBehindGDBServerStops(t *testing.T) {
+	prog := compile(t, "oddmaps")
+	d := start(t, prog)
+	d.gdbLines("target remote "+serve(t, prog, t.TempDir()), "break ready", "continue")
+	m, err := d.Map(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := d.Memory(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	zeros, err := vm.NewBytes(make([]byte, 4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	progress := 0
+	o := vm.ScanOptions{Matcher: zeros, Limit: 3, Progress: func(uint64, uint64) { progress++ }}
+	got, err := vm.Scan(d.ctx, mem, m.Mappings, o)
+	if err != nil || got.Partial != nil || got.Count != 3 || !got.LimitReached || progress == 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	o.Limit = 0
+	o.Progress = func(done, _ uint64) {
+		if progress++; done > 0 {
+			cancel()
+		}
+	}
+	got, err = vm.Scan(ctx, mem, m.Mappings, o)
+	if err != nil || got.Partial == nil || got.Count == 0 {
+		t.Errorf("interrupted: %+v, %v", got, err)
+	}
+}
