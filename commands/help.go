@@ -150,7 +150,7 @@ func flagHelp(set *pflag.FlagSet) []flagLine {
 		if arg != "" {
 			form += " " + arg
 		}
-		if d := f.DefValue; d != "" && d != "false" && d != "0" && d != "[]" {
+		if d := f.DefValue; d != "" && d != "false" && d != "0" && d != "-1" && d != "[]" {
 			use += fmt.Sprintf(" (default %s)", d)
 		}
 		lines = append(lines, flagLine{form, use})

@@ -15,13 +15,14 @@ func status() Command {
 		Short:    "Show what is debugged, and where its memory map comes from.",
 		Examples: []Example{{"status", "kind of debuggee, process, program, GDB, source of the map"}},
 		Run: func(ctx context.Context, s *Session, _ Input) (Result, error) {
-			st, err := s.Debuggee.Status(ctx)
-			if err != nil {
-				return nil, err
-			}
-			res := &statusResult{Status: st, added: s.Maps.Added()}
+			// The map first: the status says where it was found.
+			res := &statusResult{added: s.Maps.Added()}
 			if m, err := s.Maps.Map(ctx); err == nil {
 				res.notes = m.Notes
+			}
+			var err error
+			if res.Status, err = s.Debuggee.Status(ctx); err != nil {
+				return nil, err
 			}
 			return res, nil
 		},

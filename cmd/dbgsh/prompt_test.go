@@ -91,6 +91,22 @@ func TestKeyboard(t *testing.T) {
 	}
 }
 
+// Ctrl-C works behind a paste that the debuggee does not read, and nothing of
+// the paste becomes a command.
+func TestInterruptBehindAPaste(t *testing.T) {
+	t.Parallel()
+	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "wait")
+	x.prompt()
+	x.key("run" + enter)
+	x.expect(`waiting\n`)
+	x.key(strings.Repeat("print 12345"+enter, 4000) + ctrlC)
+	x.expect(`received signal SIGINT`)
+	x.prompt()
+	if m := x.run("print 1", `\$(\d+) = 1\n`); m[1] != "1" {
+		t.Errorf("values before it: %s", m[1])
+	}
+}
+
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
 	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "spin")
