@@ -494,7 +494,7 @@ func TestPasteThatNobodyReads(t *testing.T) {
 	term.prompt()
 	term.line("run")
 	term.expect("running\r\n")
-	term.send(strings.Repeat("echo pasted\r", 4000) + "\x03")
+	go term.tty.WriteString(strings.Repeat("echo pasted\r", 4000) + "\x03") // ends with the terminal
 	term.expect("SIGINT")
 	term.prompt()
 	term.line("asked")

@@ -133,6 +133,9 @@ func (g gdbMemory) Notes() []string {
 // Close ends nothing: GDB stays.
 func (gdbMemory) Close() error { return nil }
 
+// Probes implements vm.Prober: each is a question to GDB, and perhaps to a stub.
+func (gdbMemory) Probes() int { return 256 }
+
 // The most bytes of a needle, which has to fit into a packet, and of a range,
 // which the stub has to have searched before GDB's remotetimeout (2 s).
 const (

@@ -79,3 +79,25 @@ func TestSearchBehindGDBServerStops(t *testing.T) {
 		t.Errorf("interrupted: %+v, %v", got, err)
 	}
 }
+
+// Without a program pages that the user added are not all asked for one by one.
+func TestSearchAddedPagesWithoutProcess(t *testing.T) {
+	d := start(t, compile(t, "oddmaps"))
+	mem, err := d.Memory(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	needle, err := vm.NewBytes([]byte("zq"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	added := vm.Mapping{Range: vm.Range{Start: 0x100000, Size: 256 << 20}, Source: vm.SourceUser}
+	got, err := vm.Scan(d.ctx, mem, []vm.Mapping{added}, vm.ScanOptions{Matcher: needle})
+	if err != nil || got.Partial != nil || len(got.Unread) != 1 || got.Unread[0].Range != added.Range {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if len(got.Notes) == 0 {
+		t.Error("every page was tried")
+	}
+}

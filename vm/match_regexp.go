@@ -23,10 +23,16 @@ const byteRunes = 0xe000
 // maxStates bounds the states that an automaton keeps, at about 2 KiB each.
 const maxStates = 512
 
+// stopSteps is how many steps of an automaton, about 1 ns each once its states
+// are made, go by between two looks at whether to stop.
+const stopSteps = 64 << 10
+
 // regexpMatcher finds where matches start by one pass of an automaton for the
 // mirrored expression from the end of the data to its beginning, and how long
-// they are by another one from each start: in linear time, whatever the
-// expression.
+// they are by another one from each start. The first pass takes a step for each
+// byte; the second up to maxLen for each start, and many starts may turn out to
+// have no match as short as that, as those of a.*b in text without a b. So it
+// takes up to maxLen steps for each byte, and never more, whatever the expression.
 type regexpMatcher struct {
 	forward, backward *program
 	prefix            []byte // every match starts with it
@@ -364,6 +370,11 @@ func (m *regexpMatcher) Span() int { return m.span }
 func (m *regexpMatcher) LooksBehind() bool { return m.asserts }
 
 func (m *regexpMatcher) Find(data []byte, from, to int, align uint64, found func(at, length int) int) {
+	m.findUntil(func() bool { return false }, data, from, to, align, found)
+}
+
+// findUntil implements stoppable.
+func (m *regexpMatcher) findUntil(stop func() bool, data []byte, from, to int, align uint64, found func(at, length int) int) {
 	to = min(to, len(data))
 	if from >= to {
 		return
@@ -377,7 +388,10 @@ func (m *regexpMatcher) Find(data []byte, from, to int, align uint64, found func
 	}
 	x := m.machines.Get().(*machine)
 	defer m.machines.Put(x)
-	x.findStarts(data, from, to, end)
+	if !x.findStarts(stop, data, from, to, end) {
+		return
+	}
+	steps := 0
 	for at := from; at < to; {
 		if word := x.at[(at-from)/64] >> ((at - from) % 64); word == 0 {
 			at = candidate(from, at+64-(at-from)%64, to, align)
@@ -387,7 +401,13 @@ func (m *regexpMatcher) Find(data []byte, from, to int, align uint64, found func
 			continue
 		}
 		next := at + 1
-		if n := x.length(data, at, m.maxLen); n > 0 {
+		n, took := x.length(data, at, m.maxLen)
+		if steps += took; steps >= stopSteps {
+			if steps = 0; stop() {
+				return
+			}
+		}
+		if n > 0 {
 			next = found(at, n)
 		}
 		at = candidate(from, next, to, align)
@@ -395,8 +415,9 @@ func (m *regexpMatcher) Find(data []byte, from, to int, align uint64, found func
 }
 
 // findStarts sets a bit for each place in data[from:to] where a match starts
-// that ends at or before end, whatever its length.
-func (x *machine) findStarts(data []byte, from, to, end int) {
+// that ends at or before end, whatever its length. It returns whether it came
+// to its end before stop said so.
+func (x *machine) findStarts(stop func() bool, data []byte, from, to, end int) bool {
 	words := (to - from + 63) / 64
 	x.at = slices.Grow(x.at[:0], words)[:words]
 	clear(x.at)
@@ -407,26 +428,26 @@ func (x *machine) findStarts(data []byte, from, to, end int) {
 		if s.matched && p < to {
 			x.at[(p-from)/64] |= 1 << ((p - from) % 64)
 		}
+		if p%stopSteps == 0 && stop() {
+			return false
+		}
 	}
 	if x.starts.step(s, symbolAt(data, from-1)).matched {
 		x.at[0] |= 1
 	}
+	return true
 }
 
-// length is that of the match at data[at:], 0 for none.
-func (x *machine) length(data []byte, at, maxLen int) int {
-	length := 0
+// length is that of the match at data[at:], 0 for none, and how many steps it took.
+func (x *machine) length(data []byte, at, maxLen int) (length, steps int) {
 	s := x.ends.start(symbolAt(data, at-1))
-	for n := 0; len(s.pcs) > 0; n++ {
-		s = x.ends.step(s, symbolAt(data, at+n))
+	for ; len(s.pcs) > 0 && steps <= maxLen; steps++ {
+		s = x.ends.step(s, symbolAt(data, at+steps))
 		if s.matched {
-			length = n
-		}
-		if n == maxLen {
-			break
+			length = steps
 		}
 	}
-	return length
+	return length, steps
 }
 
 // outside is the symbol for what lies before and behind the data.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -256,4 +257,88 @@ func TestRefineReadsGently(t *testing.T) {
 			t.Fatalf("%+v, nothing changed since: (-want +got)\n%s", o, d)
 		}
 	})
+}
+
+func TestRefineKeepsUndecided(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		mem := drawMemory(t)
+		n := drawNeedle(t)
+		first, err := Scan(t.Context(), mem, mem.ms, ScanOptions{Matcher: n.Matcher, PageSize: testPage})
+		if err != nil {
+			t.Fatal(err)
+		}
+		snap := TakeSnapshot(first)
+		// In steps, while some pages cannot be read for a time.
+		pages := mem.pages
+		for range 3 {
+			mem.pages = slices.Clone(pages)
+			for i := range mem.pages {
+				if rapid.IntRange(0, 3).Draw(t, "hole") == 0 {
+					mem.pages[i] = pageHole
+				}
+			}
+			limit := rapid.Uint64Range(1, 5).Draw(t, "limit")
+			res, err := Refine(t.Context(), mem, mem.ms, snap, RefineOptions{Change: Unchanged, Limit: limit})
+			if err != nil || res.Partial != nil {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			if res.Count > limit || res.Snapshot.Len() != int(res.Count)+res.Undecided {
+				t.Fatalf("%d hits, %d undecided, %d kept", res.Count, res.Undecided, res.Snapshot.Len())
+			}
+			snap = res.Snapshot
+		}
+		mem.pages = pages
+		all, err := Refine(t.Context(), mem, mem.ms, snap, RefineOptions{Change: Unchanged})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want, got []string // the previews may have been cut short
+		for _, h := range first.Hits.All() {
+			want = append(want, fmt.Sprintf("%#x+%d", h.Address, h.Len))
+		}
+		for _, h := range all.Hits.All() {
+			got = append(got, fmt.Sprintf("%#x+%d", h.Address, h.Len))
+		}
+		if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+			t.Fatalf("(-want +got)\n%s", d)
+		}
+	})
+}
+
+func TestRefineInterruptedKeepsAll(t *testing.T) {
+	needle, _ := NewBytes([]byte("AAAA"))
+	m := sameLetters(t, 1<<10)
+	res, err := Scan(t.Context(), m, m.ms, ScanOptions{Matcher: needle, Skip: 4 << 10})
+	if err != nil || res.Count < 4 {
+		t.Fatal(res.Count, err)
+	}
+	snap := TakeSnapshot(res)
+	ctx, cancel := context.WithCancel(t.Context())
+	reads := 0
+	r := readerFunc(func(ctx context.Context, p []byte, addr uint64) (int, error) {
+		if reads++; reads == 3 {
+			cancel()
+		}
+		return m.ReadMemory(ctx, p, addr)
+	})
+	got, err := Refine(ctx, r, m.ms, snap, RefineOptions{Matcher: needle})
+	if err != nil || got.Partial == nil || got.Count != 2 || got.Snapshot != snap {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// BenchmarkRefineUnmapped looks again at hits whose mappings are gone.
+func BenchmarkRefineUnmapped(b *testing.B) {
+	snap := &Snapshot{}
+	var ms []Mapping
+	for i := range uint64(10_000) {
+		ms = append(ms, Mapping{Range: Range{i << 20, 4096}})
+		snap.hits.add(i<<20+8192, 1, 0, []byte{0}, 0)
+	}
+	r := readerFunc(func(context.Context, []byte, uint64) (int, error) { return 0, nil })
+	for b.Loop() {
+		if got, err := Refine(b.Context(), r, ms, snap, RefineOptions{Change: Changed}); err != nil || got.Unmapped != snap.Len() {
+			b.Fatal(got, err)
+		}
+	}
 }

@@ -36,6 +36,12 @@ type MappingReader interface {
 	ReadMapping(ctx context.Context, m Mapping, p []byte, addr uint64) (n int, err error)
 }
 
+// Prober is a Reader that says how many unreadable pages in a row are worth a
+// read each, at least 1: few where every read is a question to somebody else.
+type Prober interface {
+	Probes() int
+}
+
 // UnreadableError is returned by a Reader that knows how far the memory goes
 // that it could not read.
 type UnreadableError struct {
@@ -91,8 +97,9 @@ type ScanOptions struct {
 	PageSize uint64
 	// Probes is how many unreadable pages in a row are tried one by one. In
 	// what follows them in the mapping as many are tried again, evenly spaced,
-	// and everything between two that fail counts as unread. Default
-	// DefaultProbes, which tries every page of up to 512 MiB.
+	// and everything between two that fail counts as unread. The default is
+	// what a reader that is a Prober says, else DefaultProbes, which tries every
+	// page of up to 512 MiB.
 	Probes int
 
 	// Progress is told after every step how many bytes of how many are done.
@@ -157,18 +164,19 @@ func (r *ScanResult) UnreadMappings(ms []Mapping) []UnreadMapping {
 
 // Scan searches the memory in the mappings, which are sorted as in a Map, for
 // what the matcher finds. Where mappings overlap a byte is searched once, for
-// the mapping that came from procfs or else the first; where they are adjacent a
-// match may lie across them. No address outside them is read.
+// the first that was read of the debuggee, or else for the first that the user
+// added, loaded or had explored; where they are adjacent a match may lie across
+// them. No address outside them is read.
 //
 // Reader r may also be Sparse, which is asked about mappings that are
 // Anonymous: what is not populated there is searched without being read. And it
-// may be a MappingReader, and a Finder, which is asked where the matcher is one
-// of NewBytes.
+// may be a MappingReader, a Prober, and a Finder, which is asked where the
+// matcher is one of NewBytes.
 //
 // A cancelled context ends the search at once, even while the reader hangs,
 // with what was found so far; only invalid options make an error.
 func Scan(ctx context.Context, r Reader, ms []Mapping, o ScanOptions) (*ScanResult, error) {
-	if err := o.complete(); err != nil {
+	if err := o.complete(r); err != nil {
 		return nil, err
 	}
 	if f, ok := r.(Finder); ok {
@@ -180,7 +188,7 @@ func Scan(ctx context.Context, r Reader, ms []Mapping, o ScanOptions) (*ScanResu
 }
 
 // complete fills in defaults and refuses what is out of range.
-func (o *ScanOptions) complete() error {
+func (o *ScanOptions) complete(r Reader) error {
 	if o.Matcher == nil {
 		return errors.New("scan: no matcher")
 	}
@@ -200,6 +208,9 @@ func (o *ScanOptions) complete() error {
 	}
 	if o.PageSize == 0 {
 		o.PageSize = DefaultPageSize
+	}
+	if p, ok := r.(Prober); ok && o.Probes == 0 {
+		o.Probes = p.Probes()
 	}
 	if o.Probes == 0 {
 		o.Probes = DefaultProbes

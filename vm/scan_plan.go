@@ -24,7 +24,7 @@ type piece struct {
 }
 
 // pieces cuts the mappings so that every byte is in one piece: that of the
-// procfs mapping which holds it, else of the first.
+// mapping of the highest rank which holds it, the first of them.
 func pieces(ms []Mapping) []piece {
 	var (
 		all    []piece
@@ -50,7 +50,7 @@ func pieces(ms []Mapping) []piece {
 		}
 		best, last := active[0], uint64(math.MaxUint64)
 		for _, i := range active {
-			if ms[best].Source != SourceProcfs && ms[i].Source == SourceProcfs {
+			if ms[i].Source.rank() > ms[best].Source.rank() {
 				best = i
 			}
 			last = min(last, ms[i].Last())
@@ -68,6 +68,18 @@ func pieces(ms []Mapping) []piece {
 		}
 		pos = last + 1
 	}
+}
+
+// rank says which of two overlapping mappings knows more of a byte, its name
+// above all: what was read of the debuggee, what the user says, or nothing.
+func (s Source) rank() int {
+	switch s {
+	case SourceNone:
+		return 0
+	case SourceUser, SourceELF, SourceExplored:
+		return 1
+	}
+	return 2
 }
 
 // extent is a stretch of one kind within a run, which is memory without gaps.

@@ -14,8 +14,18 @@ import (
 // the reader, before it leaves them behind.
 const grace = 20 * time.Millisecond
 
-// dense is the number of hits after which a cancellation is looked for.
-const dense = 4 << 10
+// dense is the number of hits, and denseBytes of bytes in them, after which a
+// cancellation is looked for.
+const (
+	dense      = 4 << 10
+	denseBytes = 16 << 20
+)
+
+// stoppable is a Matcher that may take long from one match to the next.
+type stoppable interface {
+	// findUntil is Find that comes back early where stop says so.
+	findUntil(stop func() bool, data []byte, from, to int, align uint64, found func(at, length int) (next int))
+}
 
 // scan is one search under way. Workers take jobs from the planner, read and
 // match them side by side, and add what they found in the order of the jobs.
@@ -279,8 +289,8 @@ func (w *worker) matchStretch(base uint64, start, from, to, end int) (int, error
 		}
 		from += int(gap)
 	}
-	next, err := start, error(nil)
-	w.o.Matcher.Find(w.buf[start:end], from-start, to-start, w.o.Align, func(at, length int) int {
+	next, matched, err := start, 0, error(nil)
+	found := func(at, length int) int {
 		at += start
 		f := find{at: at, size: length}
 		if !w.o.CountOnly {
@@ -290,7 +300,8 @@ func (w *worker) matchStretch(base uint64, start, from, to, end int) (int, error
 		if w.full(uint64(len(w.finds))) {
 			return end
 		}
-		if len(w.finds)%dense == 0 {
+		if matched += length; len(w.finds)%dense == 0 || matched >= denseBytes {
+			matched = 0
 			if err = w.ctx.Err(); err != nil {
 				return end
 			}
@@ -300,7 +311,19 @@ func (w *worker) matchStretch(base uint64, start, from, to, end int) (int, error
 			next = at + int(step)
 		}
 		return next - start
-	})
+	}
+	m, ok := w.o.Matcher.(stoppable)
+	if !ok {
+		w.o.Matcher.Find(w.buf[start:end], from-start, to-start, w.o.Align, found)
+		return next, err
+	}
+	stop := func() bool {
+		if err == nil {
+			err = w.ctx.Err()
+		}
+		return err != nil
+	}
+	m.findUntil(stop, w.buf[start:end], from-start, to-start, w.o.Align, found)
 	return next, err
 }
 

@@ -43,11 +43,16 @@ const (
 
 func (m *simMemory) page(addr uint64) simPage { return m.pages[(addr-m.base)/testPage] }
 
+// added reports whether the mapping is not one of the system's.
+func added(m Mapping) bool {
+	return m.Source == SourceUser || m.Source == SourceELF || m.Source == SourceExplored
+}
+
 // holder is the mapping a byte is searched for, -1 for none.
 func (m *simMemory) holder(addr uint64) int {
 	best := -1
 	for i, x := range m.ms {
-		if x.Contains(addr) && (best < 0 || m.ms[best].Source != SourceProcfs && x.Source == SourceProcfs) {
+		if x.Contains(addr) && (best < 0 || added(m.ms[best]) && !added(x)) {
 			best = i
 		}
 	}
@@ -190,10 +195,11 @@ func drawMemory(t *rapid.T) *simMemory {
 			i++
 		}
 	}
+	source := rapid.SampledFrom([]Source{SourceProcfs, SourceProcfs, SourceRemote, SourceCore, SourceStub}).Draw(t, "source")
 	// Mappings as the kernel has them, page by page, with gaps or without.
 	for at := 0; at < n; {
 		size := rapid.IntRange(1, n-at).Draw(t, "size")
-		x := Mapping{Range: Range{m.base + uint64(at*testPage), uint64(size * testPage)}, Perm: KnownAll | Read, Source: SourceProcfs}
+		x := Mapping{Range: Range{m.base + uint64(at*testPage), uint64(size * testPage)}, Perm: KnownAll | Read, Source: source}
 		if rapid.IntRange(0, 3).Draw(t, "file") == 0 {
 			x.Inode, x.Name = 1, "/f"
 		}
@@ -204,7 +210,8 @@ func drawMemory(t *rapid.T) *simMemory {
 	for range rapid.SampledFrom([]int{0, 0, 1, 3}).Draw(t, "added") {
 		off := rapid.IntRange(0, len(m.data)-1).Draw(t, "off")
 		size := rapid.IntRange(0, len(m.data)-off).Draw(t, "bytes")
-		m.ms = append(m.ms, Mapping{Range: Range{m.base + uint64(off), uint64(size)}, Source: SourceUser})
+		by := rapid.SampledFrom([]Source{SourceUser, SourceELF, SourceExplored}).Draw(t, "by")
+		m.ms = append(m.ms, Mapping{Range: Range{m.base + uint64(off), uint64(size)}, Source: by})
 	}
 	Sort(m.ms)
 	return m
@@ -477,6 +484,83 @@ func TestScanHugeUnreadable(t *testing.T) {
 	}
 	if m := got.UnreadMappings(ms); len(m) != 1 || m[0].Whole || m[0].First != 0 {
 		t.Errorf("%+v", m)
+	}
+}
+
+// proberFunc is a readerFunc that asks for few probes.
+type proberFunc struct{ readerFunc }
+
+func (proberFunc) Probes() int { return 64 }
+
+func TestScanProber(t *testing.T) {
+	// Nothing can be read in 256 MiB, and every try is dear.
+	const size = 256 << 20
+	calls := 0
+	r := proberFunc{func(context.Context, []byte, uint64) (int, error) {
+		calls++
+		return 0, nil
+	}}
+	needle, _ := NewBytes([]byte("zq"))
+	got, err := Scan(t.Context(), r, []Mapping{{Range: Range{0x100000, size}, Source: SourceUser}}, ScanOptions{Matcher: needle})
+	if err != nil || got.Partial != nil {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if calls > 256 {
+		t.Errorf("%d reads", calls)
+	}
+	if want := []Unread{{Range{0x100000, size}, 0}}; !slices.Equal(got.Unread, want) || len(got.Notes) == 0 {
+		t.Errorf("unread %v, notes %q", got.Unread, got.Notes)
+	}
+}
+
+// watched is a regular expression that tells how often it was told to stop.
+type watched struct {
+	*regexpMatcher
+	stopped chan int
+}
+
+func (m watched) findUntil(stop func() bool, data []byte, from, to int, align uint64, found func(int, int) int) {
+	times := 0
+	m.regexpMatcher.findUntil(func() bool {
+		if stop() {
+			times++
+			return true
+		}
+		return false
+	}, data, from, to, align, found)
+	m.stopped <- times
+}
+
+func TestScanCancelledInRegexp(t *testing.T) {
+	// Every a is a start whose match turns out to be too long; each is given up
+	// after as many bytes as a match may have.
+	expr, err := newRegexp("a.*b", DefaultRegexpLen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := readerFunc(func(_ context.Context, p []byte, _ uint64) (int, error) {
+		for i := range p {
+			p[i] = 'a'
+		}
+		p[len(p)-1] = 'b'
+		cancel()
+		return len(p), nil
+	})
+	m := watched{expr, make(chan int, 1)}
+	got, err := Scan(ctx, r, []Mapping{{Range: Range{0x1000, 4 << 20}}}, ScanOptions{Matcher: m, Chunk: 4 << 20})
+	if err != nil || !errors.Is(got.Partial, context.Canceled) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if times := <-m.stopped; times != 1 {
+		t.Errorf("the worker was told to stop %d times", times)
+	}
+	// And in the second pass.
+	calls := 0
+	text := append(bytes.Repeat([]byte("a"), 64<<10), 'b')
+	expr.findUntil(func() bool { calls++; return calls == 3 }, text, 0, len(text), 1, func(at, _ int) int { return at + 1 })
+	if calls != 3 {
+		t.Errorf("stop was asked %d times", calls)
 	}
 }
 

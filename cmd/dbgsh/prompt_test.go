@@ -99,7 +99,7 @@ func TestInterruptBehindAPaste(t *testing.T) {
 	x.prompt()
 	x.key("run" + enter)
 	x.expect(`waiting\n`)
-	x.key(strings.Repeat("print 12345"+enter, 4000) + ctrlC)
+	go x.pty.WriteString(strings.Repeat("print 12345"+enter, 4000) + ctrlC) // ends with the terminal
 	x.expect(`received signal SIGINT`)
 	x.prompt()
 	if m := x.run("print 1", `\$(\d+) = 1\n`); m[1] != "1" {
