@@ -299,10 +299,13 @@ func (t *Target) Console(ctx context.Context, line string, out io.Writer) error 
 		}
 	default:
 	}
-	watch := &lostWatch{w: out}
+	// What the inferior wrote before GDB wrote something is shown before it.
+	ran := false
+	catchUp := func() { ran = t.drain(ctx) || ran }
+	watch := &lostWatch{w: out, before: catchUp}
 	err = c.Console(ctx, line, watch)
 	t.changed()
-	ran := t.drain(ctx)
+	catchUp()
 	if ran && ctx.Err() != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, mi.ErrUnresponsive) {
 		err = nil
 	}
@@ -319,9 +322,10 @@ func (t *Target) Console(ctx context.Context, line string, out io.Writer) error 
 // lostWatch looks in what GDB prints for the end of a remote connection: where
 // it comes while the target runs, GDB's error does not name it.
 type lostWatch struct {
-	w    io.Writer
-	tail []byte // the line that is not ended yet, as far as it matters
-	seen string // what GDB said
+	w      io.Writer
+	before func() // called before each write
+	tail   []byte // the line that is not ended yet, as far as it matters
+	seen   string // what GDB said
 }
 
 // lostTail bounds the part of a line that is looked at, in bytes.
@@ -333,6 +337,7 @@ func (l *lostWatch) Write(p []byte) (int, error) {
 		l.seen = string(m)
 	}
 	l.tail = l.tail[max(0, len(l.tail)-lostTail):]
+	l.before()
 	return l.w.Write(p)
 }
 
