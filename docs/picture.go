@@ -109,7 +109,7 @@ func record(dir string) (*screen, error) {
 		}
 	}
 	shown := s.clone()
-	if err := errors.Join(enter("kill", "(dbgsh) "), enter("quit", "$ ")); err != nil {
+	if err := errors.Join(enter("kill", "The process being debugged would be lost; go on? (y or n) "), enter("y", "(dbgsh) "), enter("quit", "$ ")); err != nil {
 		return nil, err
 	}
 	if _, err := terminal.WriteString("exit\r"); err != nil {
