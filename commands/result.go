@@ -17,6 +17,13 @@ type Result interface {
 	WriteText(t *Text)
 }
 
+// JSONWriter is a Result whose JSON may be too long to be made at once.
+type JSONWriter interface {
+	Result
+	// WriteJSON writes the document without a line end.
+	WriteJSON(w io.Writer) error
+}
+
 // Style is the meaning of a piece of text, for whoever colours it.
 type Style uint8
 
@@ -76,6 +83,12 @@ func (t *Text) notes(notes []string) {
 	for _, n := range notes {
 		t.Print(Plain, vm.Escape(n)+"\n")
 	}
+}
+
+// Failed reports whether what is written is lost, so that a long result can stop.
+func (t *Text) Failed() bool {
+	_, err := t.w.Write(nil)
+	return err != nil
 }
 
 // Flush writes out what is buffered and returns the first error.

@@ -120,6 +120,9 @@ func (o *searchOptions) takesValue() bool {
 	return o.value.into == "" && (o.next || !o.changed && !o.unchanged)
 }
 
+// shownOfInterrupted is how many hits of an interrupted search are shown.
+const shownOfInterrupted = 1000
+
 // errNoHits is the failure that --fail-if-none asks for.
 var errNoHits = errors.New("no hits")
 
@@ -171,6 +174,9 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	case why == nil:
 		return res, nil
 	case ctx.Err() != nil:
+		if res.shown < 0 { // who stops a search does not want to wait for millions of rows
+			res.shown = shownOfInterrupted
+		}
 		return res, context.Cause(ctx)
 	default:
 		return res, fmt.Errorf("the search is not complete: %w", why)

@@ -1,9 +1,12 @@
 package commands
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -52,6 +55,9 @@ func (r *searchResult) WriteText(t *Text) {
 		if i == r.shown {
 			t.Printf(Plain, "%s more not shown\n", count(r.scan.Hits.Len()-i, "hit"))
 			break
+		}
+		if t.Failed() {
+			return
 		}
 		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-*s", titleWidth, titles[h.Mapping])
 		t.Printf(Plain, " %#-*x  %-*s  %s\n", width, h.Address, 3*vm.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
@@ -154,43 +160,72 @@ func byteSize(n uint64) string {
 	return fmt.Sprintf("%.1f %ciB", v, " KMGTPE"[unit])
 }
 
-// MarshalJSON is {"hits":[...],"searched_bytes":N,...}.
-func (r *searchResult) MarshalJSON() ([]byte, error) {
-	type hit struct {
-		Address hexNumber `json:"address"`
-		Mapping string    `json:"mapping"`
-		Preview string    `json:"preview"` // hex
-	}
-	type unread struct {
-		Start hexNumber `json:"start"`
-		End   string    `json:"end"` // exclusive
-	}
-	out := struct {
-		Hits             []hit    `json:"hits"`
-		Count            uint64   `json:"count"`
-		SearchedBytes    uint64   `json:"searched_bytes"`
-		SearchedMappings int      `json:"searched_mappings"`
-		Unread           []unread `json:"unread"`
-		LimitReached     bool     `json:"limit_reached"`
-		Partial          string   `json:"partial,omitempty"` // why the search ended early
-		Notes            []string `json:"notes"`
-	}{
-		Hits: make([]hit, 0, r.scan.Hits.Len()), Count: r.scan.Count,
-		SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
-		Unread: []unread{}, LimitReached: r.scan.LimitReached || r.scan.CapReached,
-		Notes: append([]string{}, r.notes...),
-	}
+// jsonHit is how JSON shows a hit.
+type jsonHit struct {
+	Address hexNumber `json:"address"`
+	Mapping string    `json:"mapping"`
+	Preview string    `json:"preview"` // hex
+}
+
+// jsonSearch is what JSON shows of a search, beside its hits.
+type jsonSearch struct {
+	Count            uint64       `json:"count"`
+	SearchedBytes    uint64       `json:"searched_bytes"`
+	SearchedMappings int          `json:"searched_mappings"`
+	Unread           []jsonUnread `json:"unread"`
+	LimitReached     bool         `json:"limit_reached"`
+	Partial          string       `json:"partial,omitempty"` // why the search ended early
+	Notes            []string     `json:"notes"`
+}
+
+type jsonUnread struct {
+	Start hexNumber `json:"start"`
+	End   string    `json:"end"` // exclusive
+}
+
+// WriteJSON is {"hits":[...],"count":N,...}, the hits one after the other, for
+// they may be millions.
+func (r *searchResult) WriteJSON(w io.Writer) error {
+	out := bufio.NewWriterSize(w, 64<<10)
+	out.WriteString(`{"hits":[`)
 	for i, h := range r.scan.Hits.All() {
 		if r.onlyCount || i == r.shown {
 			break
 		}
-		out.Hits = append(out.Hits, hit{hexNumber(h.Address), r.mappings[h.Mapping].Title(), hex.EncodeToString(h.Preview)})
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		text, err := json.Marshal(jsonHit{hexNumber(h.Address), r.mappings[h.Mapping].Title(), hex.EncodeToString(h.Preview)})
+		if err != nil {
+			return err
+		}
+		if _, err := out.Write(text); err != nil {
+			return err
+		}
+	}
+	rest := jsonSearch{
+		Count: r.scan.Count, SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
+		Unread: []jsonUnread{}, LimitReached: r.scan.LimitReached || r.scan.CapReached,
+		Notes: append([]string{}, r.notes...),
 	}
 	for _, u := range r.scan.Unread {
-		out.Unread = append(out.Unread, unread{hexNumber(u.Start), "0x" + u.EndHex()})
+		rest.Unread = append(rest.Unread, jsonUnread{hexNumber(u.Start), "0x" + u.EndHex()})
 	}
 	if r.scan.Partial != nil {
-		out.Partial = r.scan.Partial.Error()
+		rest.Partial = r.scan.Partial.Error()
 	}
-	return json.Marshal(out)
+	text, err := json.Marshal(rest)
+	if err != nil {
+		return err
+	}
+	out.WriteString("],")
+	out.Write(text[1:]) // the first failure stays with the writer
+	return out.Flush()
+}
+
+// MarshalJSON is what WriteJSON writes.
+func (r *searchResult) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	err := r.WriteJSON(&b)
+	return b.Bytes(), err
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"unicode/utf8"
 
 	"github.com/fatih/color"
 	"golang.org/x/sys/unix"
@@ -50,7 +52,15 @@ func painter() func(commands.Style, string) string {
 }
 
 // render writes a result: as JSON, a line of its own, or as text.
-func render(w io.Writer, res commands.Result, asJSON bool, paint func(commands.Style, string) string) error {
+func render(ctx context.Context, w io.Writer, res commands.Result, asJSON bool, paint func(commands.Style, string) string) error {
+	w = whileWanted{ctx, w}
+	if long, ok := res.(commands.JSONWriter); ok && asJSON {
+		if err := long.WriteJSON(w); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w, "\n")
+		return err
+	}
 	if asJSON {
 		text, err := json.Marshal(res)
 		if err != nil {
@@ -64,6 +74,19 @@ func render(w io.Writer, res commands.Result, asJSON bool, paint func(commands.S
 	return t.Flush()
 }
 
+// whileWanted is a writer that fails once ctx is done.
+type whileWanted struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (w whileWanted) Write(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.w.Write(p)
+}
+
 // show renders a result to the user, through the pager where it is taller
 // than the window. That nobody reads standard output is no error of the line.
 func (sh *Shell) show(ctx context.Context, res commands.Result, asJSON bool) error {
@@ -73,10 +96,10 @@ func (sh *Shell) show(ctx context.Context, res commands.Result, asJSON bool) err
 		paint = sh.paint
 	}
 	if !sh.atPrompt() || !sh.Output.terminal || !set.On("pager") {
-		return sh.unlessBroken(render(sh.Output, res, asJSON, paint))
+		return sh.unlessBroken(render(ctx, sh.Output, res, asJSON, paint))
 	}
 	var b bytes.Buffer
-	if err := render(&b, res, asJSON, paint); err != nil {
+	if err := render(ctx, &b, res, asJSON, paint); err != nil {
 		return err
 	}
 	if sh.tall(b.Bytes()) {
@@ -97,11 +120,29 @@ func (sh *Shell) unlessBroken(err error) error {
 	return err
 }
 
-// tall reports whether text fills the window, a line being as long as it may.
+// tall reports whether text fills the window, where a long line takes several rows.
 func (sh *Shell) tall(text []byte) bool {
 	size, err := unix.IoctlGetWinsize(int(sh.Stdin.Fd()), unix.TIOCGWINSZ)
-	return err == nil && size.Row > 0 && bytes.Count(text, []byte("\n")) >= int(size.Row)
+	if err != nil || size.Row == 0 {
+		return false
+	}
+	rows := 0
+	for line := range bytes.Lines(text) {
+		rows++
+		// A byte or more for each column: a line that is short in bytes needs no look.
+		if size.Col > 0 && len(line) > int(size.Col) {
+			width := utf8.RuneCount(colours.ReplaceAll(bytes.TrimRight(line, "\n"), nil))
+			rows += max(0, width-1) / int(size.Col)
+		}
+		if rows >= int(size.Row) {
+			return true
+		}
+	}
+	return false
 }
+
+// colours matches what a painter puts into text (ECMA-48, SGR).
+var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 // isTerminal reports whether w is a terminal.
 func isTerminal(w any) bool {

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"encoding/binary"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -65,6 +66,31 @@ func TestMapOfCore(t *testing.T) {
 		}
 		if running, _ := c.Running(); running || fmt.Sprint(st.Kind) != "a core file" {
 			t.Errorf("%+v", st)
+		}
+	}
+}
+
+// TestMemoryOfProgram compares what is read of a program that does not run with
+// what GDB reads.
+func TestMemoryOfProgram(t *testing.T) {
+	d := start(t, compile(t, "tour"))
+	mem, err := d.Memory(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	for _, symbol := range []string{"main", "checkpoint", "&counter", "&secret"} {
+		addr, _, err := d.Evaluate(d.ctx, symbol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 4)
+		if n, err := mem.ReadMemory(d.ctx, got, addr); n != 4 || err != nil {
+			t.Errorf("%s: %d, %v", symbol, n, err)
+		}
+		want := strings.TrimSpace(d.gdbLines(fmt.Sprintf("output/x *(unsigned int *) %#x", addr)))
+		if v := fmt.Sprintf("%#x", binary.LittleEndian.Uint32(got)); v != want {
+			t.Errorf("%s: got %s, GDB reads %s", symbol, v, want)
 		}
 	}
 }

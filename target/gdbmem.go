@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"dbgsh/target/mi"
 	"dbgsh/vm"
@@ -16,7 +17,12 @@ import (
 // gdbMemory reads memory through GDB: whatever the target is, and slowly.
 type gdbMemory struct {
 	t      *Target
-	remote bool // behind a stub, where big pieces pay
+	remote bool         // behind a stub, where big pieces pay
+	dense  *atomic.Bool // what is searched for is so frequent that reading is quicker
+}
+
+func newGDBMemory(t *Target, remote bool) gdbMemory {
+	return gdbMemory{t: t, remote: remote, dense: new(atomic.Bool)}
 }
 
 // miPiece is the most bytes that are read with one MI command, where two hex
@@ -141,6 +147,11 @@ func (gdbMemory) Probes() int { return 256 }
 const (
 	findNeedle = 256
 	findPiece  = 64 << 20
+
+	// A round trip for each hit is slower than reading where there are this many
+	// hits with so few bytes between them.
+	denseHits = 64
+	denseGap  = 16 << 10
 )
 
 // FindBytes implements vm.Finder by the packet that GDB's find uses, with which
@@ -149,7 +160,7 @@ const (
 // the end of the search and does not say so.
 func (g gdbMemory) FindBytes(ctx context.Context, r vm.Range, needle []byte, found func(addr uint64) (next uint64, more bool)) (known uint64, err error) {
 	n := uint64(len(needle))
-	if !g.remote || n == 0 || n > findNeedle || n > r.Size {
+	if !g.remote || n == 0 || n > findNeedle || n > r.Size || g.dense.Load() {
 		return 0, nil
 	}
 	pattern := escapePacket(needle)
@@ -163,6 +174,7 @@ func (g gdbMemory) FindBytes(ctx context.Context, r vm.Range, needle []byte, fou
 	if size < r.Size {
 		all -= n - 1 // the needle may lie across the end of the piece
 	}
+	hits := uint64(0)
 	for off := uint64(0); off < all && size-off >= n; {
 		answer, err := g.t.packet(ctx, fmt.Sprintf("qSearch:memory:%x;%x;%s", r.Start+off, size-off, pattern))
 		if err != nil {
@@ -175,6 +187,10 @@ func (g gdbMemory) FindBytes(ctx context.Context, r vm.Range, needle []byte, fou
 		addr, err := strconv.ParseUint(hex, 16, 64)
 		if !hit || err != nil || addr-r.Start < off || addr-r.Start >= size {
 			return off, nil // it cannot, or cannot read all of it
+		}
+		if hits++; hits >= denseHits && (addr-r.Start)/hits < denseGap {
+			g.dense.Store(true)
+			return addr - r.Start, nil // this hit is found again
 		}
 		next, more := found(addr)
 		if !more || next <= addr {

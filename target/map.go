@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 
 	"dbgsh/vm"
@@ -90,8 +91,32 @@ func (t *Target) Memory(ctx context.Context) (Memory, error) {
 			return nil, err
 		}
 		return coreMemory{c.core}, nil
+	case KindNone:
+		if mem, err := openFileMemory(inf.executable); err == nil {
+			return mem, nil
+		}
 	case KindQEMUUser:
 		return t.qemuUserMemory(ctx, &inf)
 	}
-	return gdbMemory{t: t, remote: inf.kind >= KindGDBServer}, nil
+	return newGDBMemory(t, inf.kind >= KindGDBServer), nil
 }
+
+// fileMemory is the memory of a program that does not run, as its file has it.
+type fileMemory struct {
+	vm.Reader
+	file *os.File
+}
+
+func openFileMemory(program string) (Memory, error) {
+	f, err := OpenRegular(program)
+	if err != nil {
+		return nil, err
+	}
+	image, err := vm.ReadELF(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return fileMemory{image.FileMemory(f), f}, nil
+}
+
+func (m fileMemory) Close() error { return m.file.Close() }

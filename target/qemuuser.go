@@ -48,7 +48,7 @@ func (t *Target) newGuest(ctx context.Context, inf *inferior, tid string) (*gues
 	if err != nil {
 		return nil, err
 	}
-	g := &guest{t: t, stub: gdbMemory{t: t, remote: true}, tid: tid, class: elf.ELFCLASS64, order: order}
+	g := &guest{t: t, stub: newGDBMemory(t, true), tid: tid, class: elf.ELFCLASS64, order: order}
 	if ptr == 4 {
 		g.class = elf.ELFCLASS32
 	}

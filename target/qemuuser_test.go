@@ -405,7 +405,7 @@ func TestQEMUUser(t *testing.T) {
 		if len(m1.Notes) != 2 || !strings.HasPrefix(m1.Notes[0], "guessed from ") || !strings.HasPrefix(m1.Notes[1], "QEMU's process cannot be read: ") {
 			t.Errorf("notes %q", m1.Notes)
 		}
-		if got := d.find(t, gdbMemory{t: d.Target, remote: true}, m1, "a needle in the data"); !slices.Contains(got, d.needle(t)) {
+		if got := d.find(t, newGDBMemory(d.Target, true), m1, "a needle in the data"); !slices.Contains(got, d.needle(t)) {
 			t.Errorf("the needle is found at %#x", got)
 		}
 		d.wish = QEMUUserHost
@@ -516,7 +516,7 @@ func (d *qemuDebuggee) sameGuestMemory(t testing.TB) {
 	if !ok {
 		t.Fatalf("memory is %T", mem)
 	}
-	stub := gdbMemory{t: d.Target, remote: true}
+	stub := newGDBMemory(d.Target, true)
 	read := 0
 	for i, mp := range m.Mappings {
 		if !mp.Perm.Is(vm.Read) || mp.Name == "[vsyscall]" {

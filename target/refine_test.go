@@ -82,7 +82,7 @@ func TestSearchBehindGDBServerStops(t *testing.T) {
 
 // Without a program pages that the user added are not all asked for one by one.
 func TestSearchAddedPagesWithoutProcess(t *testing.T) {
-	d := start(t, compile(t, "oddmaps"))
+	d := start(t, "")
 	mem, err := d.Memory(d.ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -98,7 +98,7 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 	if ptr == 4 {
 		last = math.MaxUint32
 	}
-	found, err := vm.Explore(ctx, gdbMemory{t: t}, addr, last, explorePage, limit)
+	found, err := vm.Explore(ctx, newGDBMemory(t, false), addr, last, explorePage, limit)
 	return vm.Mapping{
 		Range: found.Range, Perm: vm.KnownRead | vm.Read, Name: "<explored>", Source: vm.SourceExplored,
 	}, found.Cut, err

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
@@ -395,4 +396,35 @@ func overlay(ps []part, p part) []part {
 		}
 	}
 	return append(out, p)
+}
+
+// FileMemory is the memory of the program as its file has it, before anything
+// has run: r is the file, and the bytes stand where the headers place them,
+// without a bias. What no PT_LOAD segment holds cannot be read.
+func (e *ELF) FileMemory(r io.ReaderAt) Reader {
+	var es coreExtents
+	for _, p := range e.Progs {
+		if p.Type != elf.PT_LOAD {
+			continue
+		}
+		file := Range{Start: p.Vaddr, Size: min(p.Filesz, p.Memsz)}
+		zeros := Range{Start: p.Vaddr + file.Size, Size: p.Memsz - file.Size}
+		if file.Size > 0 && file.Valid() {
+			es = append(es, coreExtent{Range: file, r: r, off: p.Off})
+		}
+		if zeros.Size > 0 && zeros.Valid() {
+			es = append(es, coreExtent{Range: zeros})
+		}
+	}
+	slices.SortFunc(es, func(a, b coreExtent) int { return cmp.Compare(a.Start, b.Start) })
+	// Segments do not overlap in a program that the kernel loads; where they do,
+	// the first one counts.
+	kept := es[:0]
+	for _, x := range es {
+		if n := len(kept); n > 0 && kept[n-1].Overlaps(x.Range) {
+			continue
+		}
+		kept = append(kept, x)
+	}
+	return kept
 }

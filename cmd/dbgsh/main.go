@@ -104,12 +104,15 @@ func parseArgs(args []string, out io.Writer) (*options, error) {
 
 // positional reads the words behind the flags, and checks how all goes together.
 func (o *options) positional(words []string, withArgs bool) error {
-	if len(words) > 0 {
+	named := len(words) > 0
+	if named {
 		o.program, words = words[0], words[1:]
 	}
 	switch {
-	case withArgs && o.program == "":
+	case withArgs && !named:
 		return errors.New("-args: no program is named behind it")
+	case named && o.program == "":
+		return errors.New("the program's name is empty; name a file")
 	case withArgs:
 		o.args = words
 	case len(words) > 0 && strings.HasPrefix(words[0], "-"):
