@@ -2,7 +2,8 @@
 # make demo     shows it at work on a small program, installing GDB where missing
 # make test     installs what the tests need, then lint and every test
 # make fuzz     each fuzz target for FUZZTIME
-# make bench    the map and the start beside GDB's; make bench-search: the search
+# make bench    the map and the start beside GDB's; make bench-search: the search;
+#               bench-kernel: a machine's map beside QEMU's monitor
 # make docs     docs/commands.md, the flags in docs/usage.md and docs/session.svg anew
 
 GO ?= go
@@ -11,7 +12,7 @@ FUZZTIME ?= 20s
 export GOFLAGS ?= -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: build demo test lint fuzz bench bench-search docs deps demo-deps clean
+.PHONY: build demo test lint fuzz bench bench-search bench-kernel docs deps demo-deps clean
 
 build:
 	$(GO) build -o bin/dbgsh ./cmd/dbgsh
@@ -39,6 +40,9 @@ bench:
 bench-search:
 	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh
 
+bench-kernel:
+	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 20x ./target
+
 docs:
 	$(GO) test ./cmd/dbgsh -run 'Doc$$' -update-docs
 	$(GO) run ./docs
@@ -47,8 +51,10 @@ deps:
 	@.ci/install gdb gdb-multiarch gdbserver gcc g++ libc6-dev binutils python3 nodejs procps less \
 		qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-mips-linux-gnu libc6-dev-mips-cross \
 		gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-riscv64-linux-gnu libc6-dev-riscv64-cross \
-		gcc-powerpc64-linux-gnu libc6-dev-ppc64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross
+		gcc-powerpc64-linux-gnu libc6-dev-ppc64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross \
+		qemu-system-x86 qemu-system-arm qemu-system-misc
 	@.ci/qemu-user
+	@.ci/kernels amd64 arm64
 
 demo-deps:
 	@.ci/install gdb gcc libc6-dev

@@ -17,6 +17,7 @@ import (
 	"github.com/google/shlex"
 	"pgregory.net/rapid"
 
+	"dbgsh/pt"
 	"dbgsh/target"
 	"dbgsh/vm"
 )
@@ -78,6 +79,36 @@ func (d *fakeDebuggee) Registers(context.Context) ([]uint64, error) {
 }
 func (d *fakeDebuggee) Status(context.Context) (target.Status, error) {
 	return target.Status{Kind: target.KindNative, PID: 7, GDB: "13.1", Map: "/proc/7/maps"}, nil
+}
+func (d *fakeDebuggee) PageTables(_ context.Context, o target.PageTableOptions) (*vm.Map, error) {
+	m := &vm.Map{AddressBits: 64, Mappings: []vm.Mapping{{
+		Range: vm.Range{Start: 0xffff888000000000, Size: 0x200000}, Perm: vm.KnownAccess | vm.Read | vm.Write, Source: vm.SourcePageTables,
+		Paged: &vm.Paged{Kernel: "rw-", User: "---", Phys: 0x1000, Region: "direct map"},
+	}, {
+		Range: vm.Range{Start: 0xffffffffff600000, Size: 0x1000}, Perm: vm.KnownAccess | vm.Read | vm.Exec, Source: vm.SourcePageTables,
+		Paged: &vm.Paged{Kernel: "r--", User: "r-x", Phys: 0x2000},
+	}}}
+	if o.PTE {
+		m.Mappings[0].Paged.PageSize, m.Mappings[0].Paged.Flags = 0x1000, "A D"
+	}
+	if o.Root != nil {
+		m.Mappings = m.Mappings[:1]
+		m.Mappings[0].Paged.Phys = *o.Root
+	}
+	return m, nil
+}
+func (d *fakeDebuggee) PageWalk(_ context.Context, addr uint64, root *uint64) (*pt.Path, error) {
+	table := uint64(0x1000)
+	if root != nil {
+		table = *root
+	}
+	p := &pt.Path{Mode: "x86-64, 4 levels", VA: addr, Why: "the PML4E entry is not present", End: pt.NotPresent}
+	p.Steps = []pt.Step{{Name: "PML4E", Table: table, Index: 3, Addr: table + 24, Value: 0x2060, Flags: "not present"}}
+	if addr == 0x123 {
+		p.Steps[0].Flags, p.End, p.Phys, p.PageSize = "P W", pt.Mapped, 0x5123, 0x1000
+		p.Why, p.Access = "the PTE entry maps a page of 4 KiB", pt.KernelRead|pt.KernelWrite
+	}
+	return p, nil
 }
 func (d *fakeDebuggee) Help(_ context.Context, topic string) (string, error) {
 	if topic == "nosuch" {

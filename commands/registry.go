@@ -22,6 +22,7 @@ func All() []Command {
 		vmmapClear(),
 		vmmapLoad(),
 		vmmapExplore(),
+		pagewalk(),
 		search(),
 		status(),
 		help(),

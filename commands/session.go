@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 
+	"dbgsh/pt"
 	"dbgsh/target"
 	"dbgsh/vm"
 )
@@ -41,6 +42,12 @@ type Debuggee interface {
 	Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping, cut bool, err error)
 	// Registers is the values of the selected thread's registers.
 	Registers(ctx context.Context) ([]uint64, error)
+	// PageTables is the map that the page tables of a machine in QEMU make. The
+	// error wraps target.ErrNoPageTables where there is no such machine.
+	PageTables(ctx context.Context, o target.PageTableOptions) (*vm.Map, error)
+	// PageWalk follows an address through page tables: those of another root
+	// than the selected CPU's where root is not nil.
+	PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error)
 	// Status is what is known of the debuggee and its GDB.
 	Status(ctx context.Context) (target.Status, error)
 	// Help is what GDB's help says of a topic.

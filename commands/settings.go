@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"dbgsh/target"
 )
 
 // Setting is a named value of the session that set changes and show shows.
@@ -32,6 +34,16 @@ func NewSettings() *Settings {
 			Short:  "where the map of a program in QEMU's user mode comes from; auto: the first of the others that has one",
 			Values: []string{"auto", "stub", "host", "guess", "none"},
 		},
+		{
+			Name:   "kernel-vmmap",
+			Short:  "where the map of a machine in QEMU comes from: the CPU's page tables, QEMU's monitor, or neither; auto: the first that works",
+			Values: []string{"auto", "page-tables", "monitor", "none"},
+		},
+		{
+			Name:   "kernel-vmmap-via-page-tables",
+			Short:  "whether kernel-vmmap auto reads page tables, which off leaves to QEMU's monitor",
+			Values: []string{"on", "off"},
+		},
 	}}
 	for _, one := range s.list {
 		one.value = one.Values[0]
@@ -49,6 +61,15 @@ func (s *Settings) Get(name string) string {
 
 // On reports whether a setting is "on".
 func (s *Settings) On(name string) bool { return s.Get(name) == "on" }
+
+// KernelMap is where the map of a machine in QEMU is to come from.
+func (s *Settings) KernelMap() target.KernelMap {
+	wish := target.KernelMap(s.Get("kernel-vmmap"))
+	if wish == target.KernelMapAuto && !s.On("kernel-vmmap-via-page-tables") {
+		return target.KernelMapMonitor
+	}
+	return wish
+}
 
 // Set changes a setting. The error says what it may be.
 func (s *Settings) Set(name, value string) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"dbgsh/target"
 	"dbgsh/vm"
 )
 
@@ -39,20 +40,32 @@ with its neighbours (see -A and -B), and a row that holds an address asked for
 ends with the address's offset in it.
 
 The map is read anew after every stop and after everything that GDB was told,
-and only when it is asked for. What is not known is shown as ?.`,
+and only when it is asked for. What is not known is shown as ?.
+
+Of a machine in QEMU it is what the page tables of the selected thread's CPU map,
+mappings named [pt_0xN] like those without a name. The permissions are the user's
+where the user may access the page at all, which the row then says, else the
+kernel's. --pte keeps apart what lies apart in physical memory, pages of different
+sizes and different flags, and shows them; --root PA walks the tables at this
+physical address instead of the CPU's own.`,
 		Examples: []Example{
 			{"vmmap", "everything"},
 			{"vmmap $sp", "the mapping that the stack pointer points into, and its neighbours"},
 			{"vmmap -A0 -B0 libc /ld.*so/", "libc and the dynamic linker alone"},
 			{"vmmap --perm rw?s", "what is readable, writable and shared"},
 			{"vmmap -w libc | search -p main", "pointers to main in libc's writable memory"},
+			{"vmmap --pte $pc", "in a machine: where the page of the code lies"},
 			{"vmmap | !sort -k4 | head", "the text, through the shell"},
 		},
 		Complete: CompleteRegion,
 		Setup: func(f *pflag.FlagSet) RunFunc {
 			var o selection
 			var filter vm.Filter
+			var tables target.PageTableOptions
+			var root string
 			o.flags(f, "x")
+			f.BoolVar(&tables.PTE, "pte", false, "of page tables: keep physical addresses, page sizes and flags apart")
+			f.StringVar(&root, "root", "", "walk the page tables at the physical address `PA`")
 			f.IntVarP(&filter.After, "lines-after", "A", 1, "show `N` mappings after each match")
 			f.IntVarP(&filter.Before, "lines-before", "B", 1, "show `N` mappings before each match")
 			return func(ctx context.Context, s *Session, in Input) (Result, error) {
@@ -64,7 +77,20 @@ and only when it is asked for. What is not known is shown as ?.`,
 					return nil, err
 				}
 				chosen.Before, chosen.After = filter.Before, filter.After
-				return runVmmap(ctx, s, chosen, in.Pipe)
+				if !tables.PTE && root == "" {
+					return runVmmap(ctx, s, chosen, in.Pipe)
+				}
+				if in.Pipe != nil {
+					return nil, usagef("--pte and --root read page tables, so they go with the first stage only")
+				}
+				if tables.Root, err = rootAt(ctx, s, root); err != nil {
+					return nil, err
+				}
+				m, err := s.Debuggee.PageTables(ctx, tables)
+				if err != nil {
+					return nil, err
+				}
+				return mapRows(m, chosen.Select(m), chosen), nil
 			}
 		},
 	}
@@ -79,6 +105,15 @@ func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result
 	if err != nil {
 		return nil, err
 	}
+	res := mapRows(m, sel, f)
+	if hint != "" {
+		res.notes = append(res.notes, hint)
+	}
+	return res, nil
+}
+
+// mapRows is what a filter lets through of a map.
+func mapRows(m *vm.Map, sel vm.Selection, f vm.Filter) *mapResult {
 	res := &mapResult{
 		rows:   sel.Rows,
 		marked: len(f.Regions) > 0,
@@ -91,10 +126,7 @@ func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))
 	}
-	if hint != "" {
-		res.notes = append(res.notes, hint)
-	}
-	return res, nil
+	return res
 }
 
 // autoExplore does what the setting auto-explore-pages asks for where the map is
@@ -227,6 +259,9 @@ func (r *mapResult) writeTable(t *Text) {
 		b = append(b, ' ')
 		b = appendRight(b, strconv.FormatUint(row.Offset, 16), offsetWidth)
 		b = append(append(b, ' '), row.Title()...)
+		if remark := row.Paged.Remark(); remark != "" {
+			b = append(append(append(b, " ("...), remark...), ')')
+		}
 		if absent := row.Kept.Absent(row.Size); absent == row.Size {
 			b = append(b, " (not in the core)"...)
 		} else if absent > 0 {
@@ -267,6 +302,17 @@ type jsonMapping struct {
 	Source    vm.Source `json:"source"`
 	Match     bool      `json:"match"`
 	Bytes     *keptJSON `json:"bytes,omitempty"` // of a core: where they are
+	Paged     *pageJSON `json:"page_table,omitempty"`
+}
+
+// pageJSON is how JSON shows what page tables say of a mapping.
+type pageJSON struct {
+	Kernel   string    `json:"kernel"`
+	User     string    `json:"user"`
+	Phys     hexNumber `json:"physical"` // of the first page
+	PageSize uint64    `json:"page_size,omitempty"`
+	Flags    string    `json:"flags,omitempty"`
+	Region   string    `json:"derived_region,omitempty"`
 }
 
 // keptJSON is how JSON shows where the bytes of a mapping of a core are.
@@ -283,6 +329,9 @@ func jsonOf(m *vm.Mapping, match bool) jsonMapping {
 	}
 	if m.Kept.Known {
 		j.Bytes = &keptJSON{m.Kept.InCore, m.Kept.FromFile, m.Kept.Absent(m.Size)}
+	}
+	if p := m.Paged; p != nil {
+		j.Paged = &pageJSON{p.Kernel, p.User, hexNumber(p.Phys), p.PageSize, p.Flags, p.Region}
 	}
 	if m.Name != "" && j.Name != m.Name {
 		j.NameBytes = hex.EncodeToString([]byte(m.Name))

@@ -95,6 +95,11 @@ func (g gdbMemory) read(ctx context.Context, p []byte, addr uint64) (int, error)
 	if err != nil {
 		return 0, err
 	}
+	return memoryBytes(res, p, addr)
+}
+
+// memoryBytes is what -data-read-memory-bytes says of the bytes from addr on.
+func memoryBytes(res mi.Tuple, p []byte, addr uint64) (int, error) {
 	for _, block := range res.Tuples("memory") {
 		begin, ok := block.Uint("begin")
 		if !ok || begin != addr {

@@ -33,9 +33,10 @@ func (k Kind) String() string {
 // inferior is what GDB says of the selected inferior.
 type inferior struct {
 	id         string
-	pid        int      // 0 where there is no process
-	executable string   // "" where no file is loaded
-	stack      []string // GDB's target stack, the top first: native, core, remote ...
+	pid        int        // 0 where there is no process
+	executable string     // "" where no file is loaded
+	stack      []string   // GDB's target stack, the top first: native, core, remote ...
+	conn       connection // to the stub, where there is one
 	kind       Kind
 }
 
@@ -85,6 +86,9 @@ func (t *Target) kindOf(ctx context.Context, inf *inferior) (Kind, error) {
 	key, err := t.query(ctx, "info connections")
 	if err != nil {
 		return 0, err
+	}
+	if c, err := t.gdb(); err == nil {
+		inf.conn = parseConnection(key, c.PID())
 	}
 	key = strings.ReplaceAll(key, "*", " ") + inf.id + " " + strconv.Itoa(inf.pid)
 	t.mu.Lock()
@@ -142,8 +146,13 @@ func (t *Target) packet(ctx context.Context, p string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return answerOf(text), nil
+}
+
+// answerOf is the stub's answer in what maint packet prints.
+func answerOf(text string) string {
 	if m := received.FindStringSubmatch(text); m != nil {
-		return m[1], nil
+		return m[1]
 	}
-	return "", nil
+	return ""
 }

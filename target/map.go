@@ -28,6 +28,8 @@ func (t *Target) Map(ctx context.Context) (*vm.Map, error) {
 		m, err = t.serverMap(ctx, &inf)
 	case KindQEMUUser:
 		m, err = t.qemuUserMap(ctx, &inf)
+	case KindQEMUSystem:
+		m, err = t.machineMap(ctx, &inf)
 	default:
 		m, err = t.stubMap(ctx, &inf)
 	}
@@ -97,6 +99,8 @@ func (t *Target) Memory(ctx context.Context) (Memory, error) {
 		}
 	case KindQEMUUser:
 		return t.qemuUserMemory(ctx, &inf)
+	case KindQEMUSystem:
+		return t.machineMemory(ctx, &inf)
 	}
 	return newGDBMemory(t, inf.kind >= KindGDBServer), nil
 }

@@ -46,6 +46,8 @@ func (t *Target) Status(ctx context.Context) (Status, error) {
 		s.Map = fmt.Sprintf("/proc/%d/maps on gdbserver's side", inf.pid)
 	case KindQEMUUser:
 		s.PID, s.Map = t.qemuUserStatus(ctx)
+	case KindQEMUSystem:
+		s.Map = t.machineSource(ctx, &inf)
 	default:
 		s.Map = "what the stub and the program's file declare"
 	}

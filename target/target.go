@@ -35,13 +35,17 @@ type Config struct {
 	// QEMUUserMap says where the map of a program in QEMU's user mode is to be
 	// read from, each time that it is read; nil is QEMUUserAuto.
 	QEMUUserMap func() QEMUUserMap
+	// KernelMap says where the map of a machine in QEMU is to be read from, each
+	// time that it is read; nil is KernelMapAuto.
+	KernelMap func() KernelMap
 }
 
 // Target is a GDB with its debuggee. Its methods may be called from several
 // goroutines; GDB works on one call after the other.
 type Target struct {
-	cfg Config
-	tty *tty
+	cfg  Config
+	tty  *tty
+	turn chan struct{} // holds one while somebody talks to GDB
 
 	changes atomic.Uint64 // counts what may have changed the debuggee
 
@@ -50,6 +54,7 @@ type Target struct {
 	program string          // the program that a new GDB is given
 	stubs   map[string]Kind // what stubs have said of themselves
 	guest   *guestState     // what was found out of a QEMU guest last, may be nil
+	qsystem *qemuMachine    // the machine in QEMU looked at last
 
 	coreMu  sync.Mutex
 	opened  *openCore // the core file read last; guarded by coreMu
@@ -57,6 +62,8 @@ type Target struct {
 	partly  bool          // a thread has stopped while others may run (non-stop mode)
 	turned  chan struct{} // closed when running next changes
 	ran     bool          // the inferior has run since its output was last drained
+
+	physicalOnly bool // never look into QEMU's process, for tests; not to be changed once in use
 }
 
 // LostError says that GDB, or the connection to the debuggee, is gone.
@@ -95,7 +102,8 @@ func New(cfg Config) (*Target, error) {
 			cfg.GDB = path
 		}
 	}
-	return &Target{cfg: cfg, tty: tty, program: cfg.Program, turned: make(chan struct{}), stubs: make(map[string]Kind)}, nil
+	return &Target{cfg: cfg, tty: tty, program: cfg.Program, turned: make(chan struct{}), stubs: make(map[string]Kind),
+		turn: make(chan struct{}, 1)}, nil
 }
 
 // Start starts GDB. The error says why it could not be started.
@@ -174,6 +182,7 @@ func (t *Target) Close(ctx context.Context) error {
 	if core != nil {
 		err = errors.Join(err, core.Close())
 	}
+	err = errors.Join(err, t.forgetMachine())
 	return errors.Join(err, t.tty.Close(ctx))
 }
 
@@ -255,12 +264,32 @@ func (t *Target) gdb() (*mi.Client, error) {
 
 // send sends one MI command.
 func (t *Target) send(ctx context.Context, op string, args ...string) (mi.Tuple, error) {
+	release, err := t.take(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", op, err)
+	}
+	defer release()
+	return t.command(ctx, op, args...)
+}
+
+// command is send for who has taken his turn.
+func (t *Target) command(ctx context.Context, op string, args ...string) (mi.Tuple, error) {
 	c, err := t.gdb()
 	if err != nil {
 		return nil, err
 	}
 	res, err := c.Send(ctx, op, args...)
 	return res, lost(err)
+}
+
+// take waits until nobody else talks to GDB; release ends that.
+func (t *Target) take(ctx context.Context) (release func(), err error) {
+	select {
+	case t.turn <- struct{}{}:
+		return func() { <-t.turn }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // restarters are the commands for which a new GDB is started when the old one
@@ -302,8 +331,13 @@ func (t *Target) Console(ctx context.Context, line string, out io.Writer) error 
 	// What the inferior wrote before GDB wrote something is shown before it.
 	ran := false
 	catchUp := func() { ran = t.drain(ctx) || ran }
+	release, err := t.take(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", word, err)
+	}
 	watch := &lostWatch{w: out, before: catchUp}
 	err = c.Console(ctx, line, watch)
+	release()
 	t.changed()
 	catchUp()
 	if ran && ctx.Err() != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, mi.ErrUnresponsive) {
@@ -343,6 +377,16 @@ func (l *lostWatch) Write(p []byte) (int, error) {
 
 // query runs a line in GDB that changes nothing and returns what it prints.
 func (t *Target) query(ctx context.Context, line string) (string, error) {
+	release, err := t.take(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	return t.console(ctx, line)
+}
+
+// console is query for who has taken his turn.
+func (t *Target) console(ctx context.Context, line string) (string, error) {
 	c, err := t.gdb()
 	if err != nil {
 		return "", err

@@ -165,6 +165,9 @@ func (m *Mapping) named(sub string) bool {
 	if m.Name != "" {
 		return strings.Contains(m.Name, sub)
 	}
+	if m.Paged != nil && sub != "" && strings.Contains(m.Paged.Region, sub) {
+		return true
+	}
 	anon := m.anonName()
 	return strings.Contains(anon, sub) || strings.Contains(strings.Replace(anon, "_0x", "_", 1), sub)
 }

@@ -31,6 +31,10 @@ const (
 	SourceQEMU     Source = "qemu"     // the map of the QEMU process that a program runs in
 	SourceRule     Source = "rule"     // what every machine of its kind has there
 	SourceNone     Source = "none"     // nothing: the address space as it is
+
+	SourcePageTables Source = "page tables" // a CPU's page tables
+	SourceMonitor    Source = "monitor"     // "info mem" of QEMU's monitor, page tables as well
+	SourceMachine    Source = "machine"     // the physical memory of a machine in QEMU
 )
 
 // Range is the half-open range of Size bytes from Start. It never wraps;
@@ -75,6 +79,44 @@ type Mapping struct {
 	Name   string // raw bytes, as the source gave them; "" for none
 	Source Source
 	Kept   Kept
+	Paged  *Paged // what page tables say beside; nil for other sources
+}
+
+// Paged is what page tables say of a mapping beside its bounds. Its Perm is
+// the user's where the user may access it at all, else the kernel's.
+type Paged struct {
+	Kernel string // the kernel's permissions as three letters, ? for unknown
+	User   string // the user's
+	// Phys is the physical address of the first page; what follows is
+	// contiguous only where PageSize is not 0.
+	Phys     uint64
+	PageSize uint64 // of the pages in bytes; 0 where they were not kept apart
+	Flags    string // of the pages' entries, such as "G A D"
+	// Region is the part of the system's documented layout, "" for unknown. It
+	// is derived from the address, not read.
+	Region string
+}
+
+// Remark is Paged in words, for behind the mapping's name.
+func (p *Paged) Remark() string {
+	if p == nil {
+		return ""
+	}
+	var words []string
+	if p.User != "---" {
+		word := "user"
+		if p.Kernel != p.User {
+			word += ", kernel " + p.Kernel
+		}
+		words = append(words, word)
+	}
+	if p.Region != "" {
+		words = append(words, "derived: "+p.Region)
+	}
+	if p.PageSize != 0 {
+		words = append(words, strings.TrimSpace(fmt.Sprintf("at %#x, pages of %#x %s", p.Phys, p.PageSize, p.Flags)))
+	}
+	return strings.Join(words, "; ")
 }
 
 // Kept says where the bytes of a mapping are when the process is no more: the
@@ -106,6 +148,11 @@ func (m Mapping) Clip(r Range) Mapping {
 		skip -= min(core, skip)
 		m.Kept.FromFile = min(file-min(file, skip), part.Size-m.Kept.InCore)
 	}
+	if m.Paged != nil && m.Paged.PageSize != 0 && part.Start != m.Start {
+		paged := *m.Paged
+		paged.Phys += part.Start - m.Start
+		m.Paged = &paged
+	}
 	m.Range = part
 	return m
 }
@@ -130,8 +177,8 @@ func (m Mapping) Anonymous() bool {
 }
 
 // Title is the name to show: the mapping's own, escaped so that it cannot
-// drive a terminal, or for a mapping without one [anon_0xN], N being its start
-// above the low 12 bits.
+// drive a terminal, or for a mapping without one [anon_0xN] or, from page
+// tables, [pt_0xN], N being its start above the low 12 bits.
 func (m Mapping) Title() string {
 	if m.Name == "" {
 		return m.anonName()
@@ -139,7 +186,13 @@ func (m Mapping) Title() string {
 	return Escape(m.Name)
 }
 
-func (m Mapping) anonName() string { return "[anon_0x" + strconv.FormatUint(m.Start>>12, 16) + "]" }
+func (m Mapping) anonName() string {
+	kind := "[anon_0x"
+	if m.Source == SourcePageTables || m.Source == SourceMonitor {
+		kind = "[pt_0x"
+	}
+	return kind + strconv.FormatUint(m.Start>>12, 16) + "]"
+}
 
 // ShortTitle is Title without the directories of a file name.
 func (m Mapping) ShortTitle() string {

@@ -203,6 +203,7 @@ func (o *options) session(log io.Writer) (status int, err error) {
 		Terminal: atPrompt, NoInput: o.stdinIsScript(), Inferior: out.Inferior(), Stray: out.Inferior(), Log: log,
 		OnChange: func() { maps.Invalidate() }, OnGone: func() { maps.ProcessGone() },
 		QEMUUserMap: func() target.QEMUUserMap { return target.QEMUUserMap(settings.Get("qemu-user-vmmap")) },
+		KernelMap:   settings.KernelMap,
 	})
 	if err != nil {
 		return 0, err

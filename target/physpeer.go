@@ -1,0 +1,153 @@
+package target
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"dbgsh/vm"
+)
+
+// connection is how GDB reaches the stub of the selected inferior.
+type connection struct {
+	key  string // differs between connections of this GDB and others
+	addr string // as GDB shows it: host:port, the path of a socket, |command ...
+}
+
+// connectionLine is the row of GDB's "info connections" that belongs to the
+// selected inferior: its number, its target, and where it leads.
+var connectionLine = regexp.MustCompile(`(?m)^\* +(\d+) +(?:extended-)?remote (.*?)(?:  +.*)?$`)
+
+func parseConnection(text string, gdb int) connection {
+	m := connectionLine.FindStringSubmatch(text)
+	if m == nil {
+		return connection{}
+	}
+	return connection{key: fmt.Sprintf("%d %s %s", gdb, m[1], m[2]), addr: strings.TrimSpace(m[2])}
+}
+
+// errNoPeer says that nobody on this machine is seen at the other end.
+var errNoPeer = errors.New("the process at the other end of the connection is not seen: it runs on another machine, in another PID namespace, or as another user; run dbgsh where it is, as its user or as root")
+
+// peerOf is the process that GDB's connection leads to, by the owner of the
+// socket's other end. stream says that the connection is TCP.
+func peerOf(gdb int, c connection) (pid int, stream bool, err error) {
+	inodes := map[uint64]int{} // GDB's sockets, with their descriptors
+	dir := procPath(gdb, "fd")
+	fds, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, false, err
+	}
+	for _, fd := range fds {
+		if inode, ok := socketInode(filepath.Join(dir, fd.Name())); ok {
+			inodes[inode], _ = strconv.Atoi(fd.Name())
+		}
+	}
+	var socks []vm.TCPSocket
+	for _, name := range []string{"net/tcp", "net/tcp6"} {
+		if text, err := os.ReadFile(procPath(gdb, name)); err == nil {
+			socks = append(socks, vm.ParseNetTCP(string(text), binary.NativeEndian)...)
+		}
+	}
+	var ours *vm.TCPSocket
+	for i, s := range socks {
+		if _, own := inodes[s.Inode]; !own || !strings.HasSuffix(c.addr, fmt.Sprintf(":%d", s.Remote.Port())) {
+			continue
+		}
+		if ours != nil {
+			return 0, true, fmt.Errorf("two connections of GDB's lead to port %d", s.Remote.Port())
+		}
+		ours = &socks[i]
+	}
+	if ours == nil {
+		pid, err := unixPeer(gdb, inodes, c.addr)
+		return pid, false, err
+	}
+	for _, s := range socks {
+		if s.Local == ours.Remote && s.Remote == ours.Local {
+			if pid := socketOwner(s.Inode); pid != 0 {
+				return pid, true, nil
+			}
+		}
+	}
+	return 0, true, errNoPeer
+}
+
+// socketInode is the inode of the socket that a link in /proc/PID/fd shows.
+func socketInode(link string) (uint64, bool) {
+	text, err := os.Readlink(link)
+	if err != nil {
+		return 0, false
+	}
+	digits, found := strings.CutPrefix(text, "socket:[")
+	inode, err := strconv.ParseUint(strings.TrimSuffix(digits, "]"), 10, 64)
+	return inode, found && err == nil
+}
+
+// socketOwner is a process that has the socket open, 0 for none that is seen.
+func socketOwner(inode uint64) int {
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	want := fmt.Sprintf("socket:[%d]", inode)
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		dir, err := os.Open(procPath(pid, "fd"))
+		if err != nil {
+			continue
+		}
+		fds, _ := dir.Readdirnames(-1) // an error leaves those that were read
+		dir.Close()
+		for _, fd := range fds {
+			if text, err := os.Readlink(procPath(pid, "fd/"+fd)); err == nil && text == want {
+				return pid
+			}
+		}
+	}
+	return 0
+}
+
+// unixPeer is the process that listened at the unix socket GDB is connected to
+// (SO_PEERCRED, unix(7)). /proc/net/unix does not tell which two ends are one
+// connection, so GDB's own descriptor is asked.
+func unixPeer(gdb int, inodes map[uint64]int, addr string) (int, error) {
+	pidfd, err := unix.PidfdOpen(gdb, 0)
+	if err != nil {
+		return 0, fmt.Errorf("pidfd_open: %w", err)
+	}
+	defer unix.Close(pidfd)
+	found := 0
+	for _, fd := range inodes {
+		sock, err := unix.PidfdGetfd(pidfd, fd, 0)
+		if err != nil {
+			return 0, fmt.Errorf("look at GDB's sockets: %w", err)
+		}
+		name, nameErr := unix.Getpeername(sock)
+		cred, credErr := unix.GetsockoptUcred(sock, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		unix.Close(sock)
+		at, isUnix := name.(*unix.SockaddrUnix)
+		// The path is as the listener gave it, so only its end is compared.
+		if nameErr != nil || credErr != nil || !isUnix || at.Name == "" || filepath.Base(at.Name) != filepath.Base(addr) {
+			continue
+		}
+		if found != 0 && found != int(cred.Pid) {
+			return 0, fmt.Errorf("two connections of GDB's lead to sockets named %s", filepath.Base(addr))
+		}
+		found = int(cred.Pid)
+	}
+	if found == 0 {
+		return 0, errNoPeer
+	}
+	return found, nil
+}

@@ -1,0 +1,281 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"dbgsh/pt"
+	"dbgsh/vm"
+)
+
+// KernelMap says where the memory map of a machine in QEMU is read from.
+type KernelMap string
+
+// The sources, in the order in which auto tries the first two.
+const (
+	KernelMapAuto       KernelMap = "auto"
+	KernelMapPageTables KernelMap = "page-tables" // the selected CPU's page tables
+	KernelMapMonitor    KernelMap = "monitor"     // "info mem" of QEMU's monitor
+	KernelMapNone       KernelMap = "none"        // what the stub and the program declare
+)
+
+// PageTableOptions say what of the page tables to show.
+type PageTableOptions struct {
+	// Root is the physical address of another root table than the selected
+	// CPU's, nil for none; on aarch64 that of the lower addresses.
+	Root *uint64
+	// PTE asks for a mapping for each physically contiguous run of pages of one
+	// size, with equal flags.
+	PTE bool
+}
+
+// ErrNoPageTables says that page tables are not to be had for what is debugged.
+var ErrNoPageTables = errors.New("page tables are those of a machine in QEMU; connect to one with \"target remote\"")
+
+// kernelWish is the source that is wished for.
+func (t *Target) kernelWish() KernelMap {
+	if t.cfg.KernelMap == nil {
+		return KernelMapAuto
+	}
+	return t.cfg.KernelMap()
+}
+
+// machineMap is the map of a machine in QEMU from the source that is wished for.
+func (t *Target) machineMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
+	wish := t.kernelWish()
+	if wish == KernelMapNone {
+		return t.stubMap(ctx, inf)
+	}
+	var tablesErr error
+	if wish != KernelMapMonitor {
+		m, err := t.pageTables(ctx, inf, PageTableOptions{})
+		if err == nil || final(ctx, err) {
+			return m, err
+		}
+		tablesErr = err
+	}
+	if wish != KernelMapPageTables {
+		m, err := t.monitorMap(ctx, inf)
+		if err == nil || final(ctx, err) {
+			if err == nil && tablesErr != nil {
+				m.Notes = append(m.Notes, "from the monitor, since "+tablesErr.Error())
+			}
+			return m, err
+		}
+		if tablesErr == nil {
+			tablesErr = err
+		}
+	}
+	m, err := t.stubMap(ctx, inf)
+	if err != nil {
+		return nil, err
+	}
+	m.Notes = append([]string{"no page tables: " + tablesErr.Error()}, m.Notes...)
+	return m, nil
+}
+
+// final reports whether an error leaves nothing else to try.
+func final(ctx context.Context, err error) bool {
+	var gone *LostError
+	return ctx.Err() != nil || errors.As(err, &gone)
+}
+
+// PageTables is the map that the page tables of the selected CPU of a machine in
+// QEMU make. The error wraps ErrNoPageTables where the debuggee is no such machine.
+func (t *Target) PageTables(ctx context.Context, o PageTableOptions) (*vm.Map, error) {
+	inf, err := t.inferior(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if inf.kind != KindQEMUSystem {
+		return nil, fmt.Errorf("the debuggee is %v: %w", inf.kind, ErrNoPageTables)
+	}
+	return t.pageTables(ctx, &inf, o)
+}
+
+func (t *Target) pageTables(ctx context.Context, inf *inferior, o PageTableOptions) (*vm.Map, error) {
+	m, c, res, err := t.walk(ctx, inf, o)
+	if errors.Is(err, pt.ErrPagingOff) {
+		return m.physicalMap(c, err), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := mapOf(c, res, o.PTE)
+	if out.AddressBits == 64 {
+		_, blocks := m.view(c.index)
+		m.arch.nameRegions(out.Mappings, blocks)
+	}
+	return out, nil
+}
+
+// walk walks the tables of the selected CPU. With pt.ErrPagingOff the machine
+// and the CPU come as well.
+func (t *Target) walk(ctx context.Context, inf *inferior, o PageTableOptions) (m *qemuMachine, c *cpu, res *pt.Result, err error) {
+	if m, err = t.machine(ctx, inf); err != nil {
+		return nil, nil, nil, err
+	}
+	if c, err = t.cpu(ctx, m, o.Root); err != nil {
+		return nil, nil, nil, err
+	}
+	walk := func(mem pt.Phys) error {
+		res, err = pt.Walk(ctx, mem, c.mmu, pt.Options{PTE: o.PTE})
+		return err
+	}
+	err = t.withPhys(ctx, m, c, walk)
+	if err == nil && res.Unread > m.unread && len(m.views) > 0 {
+		// Memory may have been added to the machine since it was laid out.
+		if err = t.forgetMachine(); err != nil {
+			return nil, nil, nil, err
+		}
+		if m, err = t.machine(ctx, inf); err != nil {
+			return nil, nil, nil, err
+		}
+		if err = t.withPhys(ctx, m, c, walk); err == nil {
+			m.unread = res.Unread
+		}
+	}
+	return m, c, res, err
+}
+
+// withPhys runs f on the physical memory that a CPU sees: QEMU's own, or where
+// that cannot be read the stub's.
+func (t *Target) withPhys(ctx context.Context, m *qemuMachine, c *cpu, f func(pt.Phys) error) error {
+	if !t.physicalOnly {
+		ram, err := t.hostRAM(ctx, m, c.index)
+		if err == nil {
+			return f(ram)
+		}
+		if final(ctx, err) {
+			return err
+		}
+	}
+	return t.inPhysicalMode(ctx, m, c.index, func(s *stubPhys) error { return f(s) })
+}
+
+// PageWalk follows an address through the page tables of the selected CPU of a
+// machine in QEMU, or through those of another root, the address's own half's
+// on aarch64. The error wraps ErrNoPageTables or pt.ErrPagingOff.
+func (t *Target) PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error) {
+	inf, err := t.inferior(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if inf.kind != KindQEMUSystem {
+		return nil, fmt.Errorf("the debuggee is %v: %w", inf.kind, ErrNoPageTables)
+	}
+	m, err := t.machine(ctx, &inf)
+	if err != nil {
+		return nil, err
+	}
+	upper := m.arch == archARM64 && addr>>55&1 != 0 // the bit that chooses the root, also of tagged addresses
+	own := root
+	if upper {
+		own = nil
+	}
+	c, err := t.cpu(ctx, m, own)
+	if err != nil {
+		return nil, err
+	}
+	if root != nil && upper {
+		c.mmu = withUpper(c.mmu, *root)
+	}
+	var path *pt.Path
+	err = t.withPhys(ctx, m, c, func(mem pt.Phys) error {
+		path, err = pt.Translate(mem, c.mmu, addr)
+		return err
+	})
+	return path, err
+}
+
+// mapOf is what a walk found as a map; pte says that it kept pages apart.
+func mapOf(c *cpu, res *pt.Result, pte bool) *vm.Map {
+	m := &vm.Map{AddressBits: res.Bits, Notes: c.notes}
+	m.Mappings = make([]vm.Mapping, len(res.Rows))
+	paged := make([]vm.Paged, len(res.Rows))
+	for i := range res.Rows {
+		r := &res.Rows[i]
+		p := &paged[i]
+		p.Kernel, p.User, p.Phys = r.Access.Kernel(), r.Access.User(), r.Phys
+		if pte {
+			p.PageSize, p.Flags = r.PageSize(), r.Flags.String()
+		}
+		m.Mappings[i] = vm.Mapping{
+			Range: vm.Range{Start: r.Start, Size: r.Size}, Perm: permOf(r.Access),
+			Source: vm.SourcePageTables, Paged: p,
+		}
+	}
+	m.Notes = append(m.Notes, res.Notes...)
+	if res.Unread > 0 {
+		m.Notes = append(m.Notes, res.Unreadable[0].Error())
+		if res.Unread > 1 {
+			m.Notes = append(m.Notes, fmt.Sprintf("%d tables could not be read; what they map is not listed", res.Unread))
+		}
+	}
+	if res.Cut != nil {
+		m.Notes = append(m.Notes, res.Cut.String())
+	}
+	return m
+}
+
+// permOf is the user's permissions where he may access the page, else the kernel's.
+func permOf(a pt.Access) vm.Perm {
+	letters := a.Kernel()
+	if a.UserAccessible() {
+		letters = a.User()
+	}
+	p := vm.KnownAccess
+	for _, c := range letters {
+		switch c {
+		case 'r':
+			p |= vm.Read
+		case 'w':
+			p |= vm.Write
+		case 'x':
+			p |= vm.Exec
+		}
+	}
+	return p
+}
+
+// physicalMap is the memory of a machine whose CPU translates nothing; why says so.
+func (m *qemuMachine) physicalMap(c *cpu, why error) *vm.Map {
+	out := &vm.Map{AddressBits: 64, Notes: []string{why.Error() + "; addresses are physical ones"}}
+	_, blocks := m.view(c.index)
+	for _, b := range blocks {
+		perm := vm.KnownRead | vm.Read | vm.KnownWrite
+		if b.Kind == "ram" {
+			perm |= vm.Write
+		}
+		out.Mappings = append(out.Mappings, vm.Mapping{Range: b.Range, Perm: perm, Offset: b.Offset, Name: "[" + b.Name + "]", Source: vm.SourceMachine})
+	}
+	if len(blocks) == 0 {
+		out.Notes = append(out.Notes, "where RAM is is not asked over this connection; over TCP it is")
+	}
+	return out
+}
+
+// machineSource says where the map of a machine is read from.
+func (t *Target) machineSource(ctx context.Context, inf *inferior) string {
+	switch t.kernelWish() {
+	case KernelMapMonitor:
+		return "info mem of QEMU's monitor"
+	case KernelMapNone:
+		return "what the stub and the program's file declare"
+	}
+	m, err := t.machine(ctx, inf)
+	if err != nil {
+		return "nothing: " + err.Error()
+	}
+	c, err := t.cpu(ctx, m, nil)
+	if err != nil {
+		return "nothing: " + err.Error()
+	}
+	s := fmt.Sprintf("page tables of CPU %d, root register %#x, ", t.cpuIndex(ctx), c.root)
+	if m.mem != nil && !t.physicalOnly {
+		return s + fmt.Sprintf("read from QEMU's process %d", m.qemu)
+	}
+	return s + strings.TrimSuffix("read through the stub: "+m.why, ": ")
+}

@@ -1,0 +1,104 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"dbgsh/pt"
+	"dbgsh/vm"
+)
+
+// monitorVersion is the beginning of what "info version" says.
+var monitorVersion = regexp.MustCompile(`^(\d+)\.\d+`)
+
+// monitorCPU is the line of "info cpus" for the CPU that the monitor works on.
+var monitorCPU = regexp.MustCompile(`(?m)^\* CPU #(\d+)`)
+
+// Bits of x86's registers (Intel SDM, 2.5 "Control Registers" and 2.2.1).
+const (
+	cr4LA57 = 1 << 12
+	eferLMA = 1 << 10
+)
+
+// monitorMap is the map that QEMU's monitor makes of the page tables.
+func (t *Target) monitorMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
+	m, err := t.machine(ctx, inf)
+	if err != nil {
+		return nil, err
+	}
+	if !m.tcp {
+		// Beyond about 600 lines of output QEMU and GDB wait for each other for ever.
+		return nil, errors.New("QEMU's monitor is not asked for long output but over TCP; start QEMU with -gdb tcp:127.0.0.1:PORT")
+	}
+	c, err := t.cpu(ctx, m, nil)
+	if err != nil {
+		return nil, err
+	}
+	bits := 64
+	if x, ok := c.mmu.(pt.X86); ok {
+		text, err := t.query(ctx, "monitor info version")
+		if err != nil {
+			return nil, err
+		}
+		major := 0
+		if v := monitorVersion.FindStringSubmatch(strings.TrimSpace(text)); v != nil {
+			major, _ = strconv.Atoi(v[1])
+		}
+		// With 5 levels QEMU 7 searches 2^48 entries, for half a minute, and
+		// prints none.
+		if x.CR4&cr4LA57 != 0 && major < 8 {
+			return nil, errors.New("info mem of QEMU 7 does not know 5-level paging; set kernel-vmmap page-tables")
+		}
+		if x.EFER&eferLMA == 0 {
+			bits = 32
+		}
+	}
+	text, err := t.monitorOf(ctx, t.cpuIndex(ctx), "info mem")
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case strings.HasPrefix(text, "unknown command"):
+		return nil, errors.New("QEMU's monitor has no info mem for this architecture; set kernel-vmmap page-tables")
+	case strings.HasPrefix(text, "PG disabled"), strings.HasPrefix(text, "No translation or protection"):
+		return m.physicalMap(c, pt.ErrPagingOff), nil
+	}
+	ms, ok, err := vm.ParseMonitorMem(text)
+	if err != nil {
+		return nil, fmt.Errorf("info mem: %w", err)
+	}
+	if !ok && strings.TrimSpace(text) != "" && m.arch != archRISCV {
+		return nil, fmt.Errorf("info mem of QEMU's monitor says %q", strings.TrimSpace(text))
+	}
+	out := &vm.Map{Mappings: ms, AddressBits: bits, Notes: c.notes}
+	if m.arch == archX86 {
+		out.Notes = append(out.Notes, "from QEMU's monitor, which does not tell what is executable")
+	}
+	return out, nil
+}
+
+// monitorOf asks the monitor about a CPU. It works on the one that "cpu" named
+// last, whatever GDB's thread is; that is set back.
+func (t *Target) monitorOf(ctx context.Context, cpu int, line string) (text string, err error) {
+	cpus, err := t.query(ctx, "monitor info cpus")
+	if err != nil {
+		return "", err
+	}
+	want := strconv.Itoa(cpu)
+	if was := monitorCPU.FindStringSubmatch(cpus); was != nil && was[1] != want {
+		if _, err := t.query(ctx, "monitor cpu "+want); err != nil {
+			return "", err
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), physWait)
+			defer cancel()
+			_, back := t.query(ctx, "monitor cpu "+was[1])
+			err = errors.Join(err, back)
+		}()
+	}
+	return t.longQuery(ctx, "monitor "+line)
+}

@@ -1,0 +1,261 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"dbgsh/pt"
+)
+
+// tablesAt starts a machine with x86Tables and connects to it, with 4 levels.
+func tablesAt(t testing.TB, addr string) (*debuggee, string) {
+	t.Helper()
+	tables := x86Tables()
+	addr = startQEMU(t, "qemu-system-x86_64", addr, "-cpu", "max", "-m", "128", "-S", "-device", tables.file(t))
+	wish := KernelMapAuto
+	d := connect(t, addr, &wish)
+	d.fourLevels()
+	return d, addr
+}
+
+func (d *debuggee) fourLevels() {
+	d.gdbLines("set $cr3=0x100000ULL", "set $cr4=0x20ULL", "set $efer=0xd00ULL", "set $cr0=0x80050033ULL")
+}
+
+// tableRows is what tablesAt shows.
+func tableRows(t testing.TB) []string {
+	const pml4 = 1 << 39
+	var want []string
+	want = append(want, pdptRows(0, false, true, true)...)
+	want = append(want, pdptRows(pml4, true, true, true)...)
+	want = append(want, pdptRows(2*pml4, true, true, true)...)
+	want = append(want, pdptRows(0xffff800000000000, true, true, false)...)
+	return append(want, selfRows(t, x86Tables())...)
+}
+
+func TestMachineOverUnixSocket(t *testing.T) {
+	d, _ := tablesAt(t, filepath.Join(t.TempDir(), "gdb.sock"))
+	for _, d.physicalOnly = range []bool{false, true} {
+		m, err := d.Map(d.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "rows", shown(m), tableRows(t))
+		if mode := d.physMode(); mode != "0" {
+			t.Errorf("physical mode is %s", mode)
+		}
+	}
+	d.physicalOnly = false
+	if d.qsystem.mem == nil || d.qsystem.views != nil {
+		t.Errorf("QEMU's process: %q", d.qsystem.why)
+	}
+	// Long output would never end.
+	inf, err := d.inferior(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.monitorMap(d.ctx, &inf); err == nil || !strings.Contains(err.Error(), "TCP") {
+		t.Errorf("info mem: %v", err)
+	}
+	mem, err := d.Memory(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b [8]byte
+	if n, err := mem.ReadMemory(d.ctx, b[:], 0xffff800001200000); n != 8 || err != nil {
+		t.Errorf("read %d, %v", n, err)
+	}
+	d.gdbLines("set $cr0=0x50033ULL")
+	if m, err := d.Map(d.ctx); err != nil || len(m.Mappings) != 0 || len(m.Notes) != 2 {
+		t.Errorf("paging off: %+v, %v", m, err)
+	}
+}
+
+// Each GDB is led to its own QEMU.
+func TestTwoMachines(t *testing.T) {
+	d1, addr1 := tablesAt(t, "")
+	d2, addr2 := tablesAt(t, "")
+	d2.gdbLines("set $cr3=0x120000ULL", "set $cr0=0x50033ULL", "set $efer=0x800ULL", "set $cr0=0x80050033ULL")
+	m1, err1 := d1.Map(d1.ctx)
+	m2, err2 := d2.Map(d2.ctx)
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	same(t, "first", shown(m1), tableRows(t))
+	if m2.AddressBits != 32 {
+		t.Errorf("second: %+v", m2)
+	}
+	p1, p2 := d1.qsystem.qemu, d2.qsystem.qemu
+	for addr, pid := range map[string]int{addr1: p1, addr2: p2} {
+		line, err := os.ReadFile(procPath(pid, "cmdline"))
+		if err != nil || !strings.Contains(string(line), addr) {
+			t.Errorf("%s leads to process %d: %q, %v", addr, pid, line, err)
+		}
+	}
+	d1.gdbLines("kill")
+	d2.gdbLines("kill")
+}
+
+// Somebody in between hands the connection on: he is not QEMU.
+func TestMachineBehindProxy(t *testing.T) {
+	tables := x86Tables()
+	addr := startQEMU(t, "qemu-system-x86_64", "", "-cpu", "max", "-m", "128", "-S", "-device", tables.file(t))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		from, err := l.Accept()
+		if err != nil {
+			return
+		}
+		to, err := net.Dial("tcp", addr)
+		if err != nil {
+			from.Close()
+			return
+		}
+		go func() { _, _ = io.Copy(to, from); to.Close() }() // ends with the connection
+		_, _ = io.Copy(from, to)
+		from.Close()
+	}()
+	wish := KernelMapAuto
+	d := connect(t, l.Addr().String(), &wish)
+	d.fourLevels()
+	m, err := d.Map(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "rows", shown(m), tableRows(t))
+	if d.qsystem.qemu != os.Getpid() {
+		t.Errorf("the other end is process %d", d.qsystem.qemu)
+	}
+	if mode := d.physMode(); mode != "0" {
+		t.Errorf("physical mode is %s", mode)
+	}
+	d.gdbLines("kill")
+}
+
+// The mode is set back when the user gives up in the middle, and after an error.
+func TestPhysicalModeEnds(t *testing.T) {
+	d, _ := tablesAt(t, "")
+	inf, err := d.inferior(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := d.machine(d.ctx, &inf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for reads := range 12 {
+		ctx, cancel := context.WithCancel(d.ctx)
+		err := d.inPhysicalMode(ctx, m, 0, func(s *stubPhys) error {
+			c, err := pt.Walk(ctx, &countdown{s, reads, cancel}, pt.X86{CR0: 1 << 31, CR3: 0x100000, CR4: 0x20, EFER: 0xd00}, pt.Options{})
+			if err == nil && reads < 8 {
+				t.Errorf("after %d reads: %+v", reads, c)
+			}
+			return err
+		})
+		cancel()
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("after %d reads: %v", reads, err)
+		}
+		if mode := d.physMode(); mode != "0" {
+			t.Fatalf("after %d reads the physical mode is %s", reads, mode)
+		}
+	}
+	broken := errors.New("broken")
+	if err := d.inPhysicalMode(d.ctx, m, 0, func(*stubPhys) error { return broken }); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	// Ctrl-C at any time.
+	d.physicalOnly = true
+	for wait := time.Duration(0); wait < 24*time.Millisecond; wait += 2 * time.Millisecond {
+		ctx, cancel := context.WithTimeout(d.ctx, wait)
+		_, err := d.Map(ctx)
+		cancel()
+		if mode := d.physMode(); mode != "0" {
+			t.Fatalf("after %v the physical mode is %s (%v)", wait, mode, err)
+		}
+	}
+	m2, err := d.Map(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "rows", shown(m2), tableRows(t))
+	d.gdbLines("kill")
+}
+
+// countdown cancels after some reads.
+type countdown struct {
+	pt.Phys
+	left   int
+	cancel func()
+}
+
+func (c *countdown) ReadPhys(p []byte, pa uint64) error {
+	if c.left--; c.left < 0 {
+		c.cancel()
+	}
+	return c.Phys.ReadPhys(p, pa)
+}
+
+// Another user, and root in a PID namespace of his own, see nothing of QEMU's process.
+func TestMachineOfAnotherUser(t *testing.T) {
+	if addr := os.Getenv("DBGSH_TEST_STRANGER"); addr != "" {
+		wish := KernelMapAuto
+		d := connect(t, addr, &wish)
+		d.fourLevels()
+		m, err := d.Map(d.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "rows", shown(m), tableRows(t))
+		if mode := d.physMode(); mode != "0" || d.qsystem.mem != nil || d.qsystem.why == "" {
+			t.Errorf("mode %s, QEMU %d: %q", mode, d.qsystem.qemu, d.qsystem.why)
+		}
+		d.gdbLines("kill")
+		return
+	}
+	if os.Getuid() != 0 {
+		t.Skip("becoming another user takes root")
+	}
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && len(d) > 1; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(dir, "stranger.test")
+	if err := os.WriteFile(copied, self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	need(t, "unshare")
+	for _, words := range [][]string{{"unshare", "--pid", "--fork", "--mount-proc"}, nil} {
+		tables := x86Tables()
+		addr := startQEMU(t, "qemu-system-x86_64", "", "-cpu", "max", "-m", "128", "-S", "-device", tables.file(t))
+		words = append(words, copied, "-test.run=^TestMachineOfAnotherUser$", "-test.v")
+		cmd := exec.Command(words[0], words[1:]...)
+		cmd.Dir = "/"
+		cmd.Env = append(os.Environ(), "DBGSH_TEST_STRANGER="+addr, "HOME=/", "TMPDIR="+os.TempDir(), "DBGSH_TEST_REQUIRE=1")
+		if len(words) == 3 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		}
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%q: %v\n%s", words, err, text)
+		}
+	}
+}
