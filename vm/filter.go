@@ -231,9 +231,18 @@ func (s *Selection) Matches() []Row {
 func (f *Filter) Select(m *Map) Selection {
 	var sel Selection
 	var matches []Row
+	var wholes []Range // where every mapping may match, its Parts: one allocation for all
+	if len(f.Regions) == 0 {
+		matches, wholes = make([]Row, 0, len(m.Mappings)), make([]Range, len(m.Mappings))
+	}
 	at := make([]int, 0, len(m.Mappings)) // the indices of the matches in m
 	for i := range m.Mappings {
-		row, undecided := f.match(&m.Mappings[i])
+		var parts []Range
+		if wholes != nil {
+			wholes[i] = m.Mappings[i].Range
+			parts = wholes[i : i+1 : i+1]
+		}
+		row, undecided := f.match(&m.Mappings[i], parts)
 		switch {
 		case row.Match:
 			matches, at = append(matches, row), append(at, i)
@@ -264,15 +273,13 @@ func (f *Filter) Select(m *Map) Selection {
 }
 
 // match is the row of a mapping; its Match says whether the filter selects it.
-func (f *Filter) match(m *Mapping) (row Row, undecided bool) {
+// The parts are those of a filter without regions, else nil.
+func (f *Filter) match(m *Mapping, parts []Range) (row Row, undecided bool) {
 	match, undecided := f.Perm.Match(m.Perm)
 	if !match && !undecided {
 		return row, false
 	}
-	row.Mapping = *m
-	if len(f.Regions) == 0 {
-		row.Parts = []Range{m.Range}
-	}
+	row.Mapping, row.Parts = *m, parts
 	for _, r := range f.Regions {
 		part := r.Part(m)
 		if part.Size == 0 {
@@ -286,7 +293,9 @@ func (f *Filter) match(m *Mapping) (row Row, undecided bool) {
 	if len(row.Parts) == 0 {
 		return row, false
 	}
-	row.Parts = Union(row.Parts)
+	if len(row.Parts) > 1 {
+		row.Parts = Union(row.Parts)
+	}
 	row.Match = match
 	return row, undecided
 }
