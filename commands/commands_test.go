@@ -493,6 +493,13 @@ func TestSearch(t *testing.T) {
 	if got, err := run(t, s, "search QZ --trunc-out 2"); err != nil || !strings.Contains(got, "3 hits more not shown\n5 hits;") {
 		t.Errorf("%v\n%s", err, got)
 	}
+	d.m.Live = true
+	s.Maps.Invalidate()
+	if got, err := run(t, s, "search flag{"); err != nil || !strings.Contains(got, "the debuggee runs while it is searched") {
+		t.Errorf("%v\n%s", err, got)
+	}
+	d.m.Live = false
+	s.Maps.Invalidate()
 	d.bytes[0x600000] = heap[:0x800]
 	got, err := run(t, s, "search flag{")
 	if err != nil || !strings.HasSuffix(got, "; 1 could not be read (1 from 0x600800)\n") {

@@ -165,6 +165,9 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))
 	}
+	if m.Live {
+		res.notes = append(res.notes, "the debuggee runs while it is searched: what it maps, unmaps or writes meanwhile may be missed")
+	}
 	if err := o.find(ctx, s, matcher, res); err != nil {
 		return nil, err
 	}
