@@ -183,9 +183,9 @@ func (p *prompt) read(ctx context.Context, text string) (string, error) {
 		// Ctrl-C is a key from before the prompt shows until after the line is
 		// read; a SIGINT is a late one for what ended before.
 		p.sh.signals.foreign.Store(true)
-		defer p.sh.signals.foreign.Store(false)
 		t.prompting(true)
-		defer t.prompting(false)
+		defer t.prompting(false) // from here on the key is a SIGINT, which then is ours
+		defer p.sh.signals.foreign.Store(false)
 		p.sh.Output.prompting(redraw)
 		defer p.sh.Output.prompting(nil)
 	}

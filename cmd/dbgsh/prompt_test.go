@@ -158,6 +158,7 @@ func TestInterruptSearch(t *testing.T) {
 	// Every place is a hit of a pattern that is slow to find.
 	x.key(`search --regex --count '(Q|QQ)+z'` + enter)
 	x.expect(`z'\n`)
+	x.underWay()
 	x.key(ctrlC)
 	x.expect(`(?i)interrupted`)
 	x.prompt()

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -147,6 +148,29 @@ func (x *terminal) resize(rows, cols uint16) {
 	if err != nil {
 		x.t.Fatal(err)
 	}
+}
+
+// underWay waits until a line that was entered runs: until then Ctrl-C is a key
+// of the line editor.
+func (x *terminal) underWay() {
+	x.t.Helper()
+	conn, err := x.pty.SyscallConn()
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+		signals := false
+		if err := conn.Control(func(fd uintptr) {
+			mode, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
+			signals = err == nil && mode.Lflag&unix.ISIG != 0
+		}); err != nil {
+			x.t.Fatal(err)
+		}
+		if signals {
+			return
+		}
+	}
+	x.t.Fatal("the line does not run")
 }
 
 // prompt waits for an empty prompt with nothing behind it.

@@ -89,9 +89,11 @@ func (c *Client) begin(ctx context.Context, name string, out io.Writer) (*call, 
 
 // settle makes sure that an earlier SIGINT does not hit the next command: one
 // barrier takes what is left of it, and another one waits for its message,
-// which goes to Stray.
+// which nobody needs.
 func (k *call) settle() error {
 	k.c.dirty.Store(false)
+	k.c.settling.Store(true)
+	defer k.c.settling.Store(false)
 	for range 2 {
 		if _, err := k.exchange(barrier); err != nil {
 			var e *Error

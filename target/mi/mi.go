@@ -97,13 +97,14 @@ var ErrUnresponsive = errors.New("GDB does not answer")
 
 // Client is one running GDB. All methods may be called from any goroutine.
 type Client struct {
-	cfg   Config
-	lib   *gdb.Gdb
-	turn  chan struct{} // holds one element while a call is in flight
-	jobs  chan job      // to the one goroutine that calls lib
-	idle  chan struct{} // closed when that goroutine has ended
-	stuck atomic.Bool   // the call in flight has been abandoned
-	dirty atomic.Bool   // a SIGINT was sent that may hit the next command
+	cfg      Config
+	lib      *gdb.Gdb
+	turn     chan struct{} // holds one element while a call is in flight
+	jobs     chan job      // to the one goroutine that calls lib
+	idle     chan struct{} // closed when that goroutine has ended
+	stuck    atomic.Bool   // the call in flight has been abandoned
+	dirty    atomic.Bool   // a SIGINT was sent that may hit the next command
+	settling atomic.Bool   // the message of an interrupt that came too late is due
 
 	sent     atomic.Int64 // commands given to lib: the last one's token
 	answered atomic.Int64 // commands that lib has returned from
@@ -358,6 +359,9 @@ func (c *Client) text(ch chunk) {
 			return
 		case <-k.over:
 		}
+	}
+	if c.settling.Load() && strings.TrimSpace(ch.s) == "Quit" {
+		return // GDB's word for an interrupt that found nothing to end
 	}
 	if c.cfg.Stray != nil {
 		_, _ = io.WriteString(c.cfg.Stray, ch.s)
