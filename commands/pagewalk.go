@@ -30,10 +30,7 @@ kernel and user may do there by all entries together.`,
 			var root string
 			f.StringVar(&root, "root", "", "walk the page tables at the physical address `PA`")
 			return func(ctx context.Context, s *Session, in Input) (Result, error) {
-				if len(in.Args) != 1 {
-					return nil, usagef("takes one ADDR, but got %s", count(len(in.Args), "word"))
-				}
-				addr, _, err := s.Debuggee.Evaluate(ctx, in.Args[0].Expr())
+				addr, err := oneAddr(ctx, s, in.Args)
 				if err != nil {
 					return nil, err
 				}

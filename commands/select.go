@@ -142,6 +142,15 @@ func undecidedNote(n int) string {
 	return fmt.Sprintf("%s left out: a permission that was asked for is unknown", count(n, "mapping"))
 }
 
+// oneAddr is the value of the one word that a command takes, an address.
+func oneAddr(ctx context.Context, s *Session, words []Word) (uint64, error) {
+	if len(words) != 1 {
+		return 0, usagef("takes one ADDR, but got %s", count(len(words), "word"))
+	}
+	addr, _, err := s.Debuggee.Evaluate(ctx, words[0].Expr())
+	return addr, err
+}
+
 // count is n with a noun in the right number.
 func count(n int, noun string) string {
 	if n == 1 {

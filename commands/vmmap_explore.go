@@ -34,10 +34,7 @@ yes.`,
 			var most string
 			f.StringVar(&most, "max", "", "stop after `SIZE` bytes, an expression (default 16 MiB)")
 			return func(ctx context.Context, s *Session, in Input) (Result, error) {
-				if len(in.Args) != 1 {
-					return nil, usagef("takes one ADDR, but got %s", count(len(in.Args), "word"))
-				}
-				addr, _, err := s.Debuggee.Evaluate(ctx, in.Args[0].Expr())
+				addr, err := oneAddr(ctx, s, in.Args)
 				if err != nil {
 					return nil, err
 				}

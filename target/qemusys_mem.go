@@ -62,6 +62,19 @@ func (t *Target) machineMemory(ctx context.Context, inf *inferior) (Memory, erro
 	return k, nil
 }
 
+// rowOf finds the row that holds a virtual address.
+func rowOf(rows []pt.Row, va uint64) (i int, found bool) {
+	return slices.BinarySearchFunc(rows, va, func(r pt.Row, a uint64) int {
+		switch {
+		case r.Contains(a):
+			return 0
+		case r.Start > a:
+			return 1
+		}
+		return -1
+	})
+}
+
 // Close implements Memory; QEMU's process stays open for the connection.
 func (k *kernelMemory) Close() error { return nil }
 
@@ -71,15 +84,7 @@ func (k *kernelMemory) segment(addr uint64) (pa, n uint64) {
 	if k.flat {
 		return addr, -addr - 1
 	}
-	i, found := slices.BinarySearchFunc(k.rows, addr, func(r pt.Row, a uint64) int {
-		switch {
-		case r.Contains(a):
-			return 0
-		case r.Start > a:
-			return 1
-		}
-		return -1
-	})
+	i, found := rowOf(k.rows, addr)
 	if !found {
 		return 0, 0
 	}
@@ -184,15 +189,7 @@ func (k *kernelMemory) before(va, off uint64) uint64 {
 	if k.flat {
 		return off
 	}
-	i, found := slices.BinarySearchFunc(k.rows, va-1, func(r pt.Row, a uint64) int {
-		switch {
-		case r.Contains(a):
-			return 0
-		case r.Start > a:
-			return 1
-		}
-		return -1
-	})
+	i, found := rowOf(k.rows, va-1)
 	if !found {
 		return 0
 	}
