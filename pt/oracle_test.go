@@ -28,17 +28,6 @@ func (m *ram) ReadPhys(p []byte, pa uint64) error {
 	return nil
 }
 
-// viewRAM is ram that needs no copying.
-type viewRAM struct{ *ram }
-
-func (m viewRAM) ViewPhys(pa uint64, n int) []byte {
-	off := pa - m.base
-	if off > uint64(len(m.data)) || uint64(len(m.data))-off < uint64(n) {
-		return nil
-	}
-	return m.data[off : off+uint64(n)]
-}
-
 // put stores 8-byte entry number i of the table at pa.
 func (m *ram) put(pa uint64, i int, e uint64) {
 	binary.LittleEndian.PutUint64(m.data[pa-m.base+uint64(i)*8:], e)

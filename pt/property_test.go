@@ -372,18 +372,14 @@ func TestRandomTables(t *testing.T) {
 				m := tt.shape.random(seed)
 				mmu := tt.mmu(t, tt.shape)
 				opt := Options{PTE: rapid.Bool().Draw(t, "pte"), MaxRows: rapid.IntRange(1, 3000).Draw(t, "rows")}
-				var mem Phys = m
-				if rapid.Bool().Draw(t, "view") {
-					mem = viewRAM{m}
-				}
 				rng := rand.New(rand.NewPCG(seed, 2))
-				res := walk(t, mem, mmu, opt)
+				res := walk(t, m, mmu, opt)
 				checkSamples(t, m, mmu, opt, res, rng)
 				rows += len(res.Rows)
 				if len(res.Rows) > 0 { // a window
 					r := res.Rows[rng.IntN(len(res.Rows))]
 					opt.First, opt.Last = r.Start+rng.Uint64N(r.Size), r.Start+(r.Size-1)
-					res := walk(t, mem, mmu, opt)
+					res := walk(t, m, mmu, opt)
 					checkSamples(t, m, mmu, opt, res, rng)
 				}
 			})

@@ -20,15 +20,6 @@ type Phys interface {
 	ReadPhys(p []byte, pa uint64) error
 }
 
-// Viewer is a Phys that can show its memory without copying it, which is worth
-// having where the tables are large.
-type Viewer interface {
-	Phys
-	// ViewPhys is the n bytes from pa on, or nil where only ReadPhys can tell.
-	// They are not written to, and are not used after the walk has ended.
-	ViewPhys(pa uint64, n int) []byte
-}
-
 // MMU is the set-up of a CPU's address translation: [X86], [ARM64] or [RISCV].
 type MMU interface {
 	// regime is what the registers say; the error wraps ErrPagingOff where
@@ -49,6 +40,9 @@ var ErrPagingOff = errors.New("paging is off")
 // those that count. Nor is a clear accessed or dirty flag, upon which a CPU may
 // fault to have software set it.
 type Access uint8
+
+// alsoDecide begins a note on switches that are not applied.
+const alsoDecide = "not in the permissions: "
 
 // The bits of an Access. Kernel is the privileged mode (x86: CPL 0 to 2,
 // arm64: EL1, RISC-V: S-mode), user the unprivileged one (CPL 3, EL0, U-mode).

@@ -91,10 +91,7 @@ func (c RISCV) regime() (*regime, error) {
 		// Memory Protection".
 		r.parts = halves(p)
 	}
-	r.notes = []string{
-		"the kernel reads and writes user pages only while sstatus.SUM is 1",
-		"while sstatus.MXR is 1, executable pages can be read",
-	}
+	r.notes = []string{alsoDecide + "sstatus.SUM (only while it is 1 the kernel reads and writes user pages), sstatus.MXR (while it is 1 executable pages can be read)"}
 	return r, nil
 }
 

@@ -139,7 +139,6 @@ func Walk(ctx context.Context, mem Phys, mmu MMU, opt Options) (*Result, error) 
 	}
 	w := &walker{ctx: ctx, mem: mem, pte: opt.PTE, maxRows: opt.MaxRows, work: opt.MaxWork,
 		memo: map[uint64]span{}, res: &Result{Mode: r.mode, Bits: r.bits, Notes: r.notes}}
-	w.view, _ = mem.(Viewer)
 	if w.maxRows <= 0 {
 		w.maxRows = DefaultMaxRows
 	}
@@ -183,9 +182,8 @@ func Walk(ctx context.Context, mem Phys, mmu MMU, opt Options) (*Result, error) 
 
 // walker is the state of one Walk.
 type walker struct {
-	ctx  context.Context
-	mem  Phys
-	view Viewer // mem, when it is one
+	ctx context.Context
+	mem Phys
 
 	pte     bool
 	maxRows int
@@ -404,18 +402,12 @@ func (w *walker) load(p *part, level int, pa uint64, n int) error {
 	}
 	lv.tab, lv.pa = nil, pa
 	size := n * p.entryBytes()
-	var raw []byte
-	if w.view != nil {
-		raw = w.view.ViewPhys(pa, size)
+	if cap(lv.buf) < size {
+		lv.buf = make([]byte, size)
 	}
-	if len(raw) != size {
-		if cap(lv.buf) < size {
-			lv.buf = make([]byte, size)
-		}
-		raw = lv.buf[:size]
-		if err := w.mem.ReadPhys(raw, pa); err != nil {
-			return err
-		}
+	raw := lv.buf[:size]
+	if err := w.mem.ReadPhys(raw, pa); err != nil {
+		return err
 	}
 	w.res.Tables++
 	if p.half || p.swap {

@@ -1,6 +1,9 @@
 package pt
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // X86 is the paging set-up of an x86 CPU: the control registers as they are.
 // Tables and sections named below are those of the chapter "Paging" of the
@@ -137,17 +140,22 @@ func (c X86) regime() (*regime, error) {
 
 // notes says what else decides about an access (section 4.6).
 func (c X86) notes(f *x86Format) []string {
-	var notes []string
-	add := func(on bool, note string) {
+	var notes, switches []string
+	if c.CR0&cr0WP == 0 {
+		notes = append(notes, "CR0.WP is 0: the kernel can write to read-only pages, too")
+	}
+	add := func(on bool, what string) {
 		if on {
-			notes = append(notes, note)
+			switches = append(switches, what)
 		}
 	}
-	add(c.CR0&cr0WP == 0, "CR0.WP is 0: the kernel can write to read-only pages, too")
-	add(c.CR4&cr4SMEP != 0, "CR4.SMEP is 1: the kernel cannot execute user pages")
-	add(c.CR4&cr4SMAP != 0, "CR4.SMAP is 1: the kernel reads and writes user pages only while EFLAGS.AC is 1")
-	add(f.keys&cr4PKE != 0, "CR4.PKE is 1: protection keys (PKRU) may forbid access to user pages")
-	add(f.keys&cr4PKS != 0, "CR4.PKS is 1: protection keys (IA32_PKRS) may forbid access to kernel pages")
+	add(c.CR4&cr4SMEP != 0, "CR4.SMEP (the kernel cannot execute user pages)")
+	add(c.CR4&cr4SMAP != 0, "CR4.SMAP (the kernel reads and writes user pages only while EFLAGS.AC is 1)")
+	add(f.keys&cr4PKE != 0, "CR4.PKE (protection keys may forbid access to user pages)")
+	add(f.keys&cr4PKS != 0, "CR4.PKS (protection keys may forbid access to kernel pages)")
+	if len(switches) > 0 {
+		notes = append(notes, alsoDecide+strings.Join(switches, ", "))
+	}
 	return notes
 }
 

@@ -368,8 +368,8 @@ func TestX86Notes(t *testing.T) {
 	}{
 		{0x80050033, 0x20, nil},
 		{0x80040033, 0x20, []string{"CR0.WP"}},
-		{0x80050033, 0x20 | 1<<20 | 1<<21, []string{"SMEP", "SMAP"}},
-		{0x80050033, 0x20 | 1<<22 | 1<<24, []string{"PKRU", "PKRS"}},
+		{0x80050033, 0x20 | 1<<20 | 1<<21, []string{"not in the permissions: CR4.SMEP (the kernel cannot execute user pages), CR4.SMAP ("}},
+		{0x80040033, 0x20 | 1<<22 | 1<<24, []string{"CR0.WP", "CR4.PKE (protection keys may forbid access to user pages), CR4.PKS ("}},
 	}
 	for _, tt := range tests {
 		notes := walk(t, m, X86{CR0: tt.cr0, CR4: tt.cr4, EFER: 0xd00}, Options{}).Notes
