@@ -41,7 +41,7 @@ bench-search:
 	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh
 
 bench-kernel:
-	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 20x ./target
+	@$(GO) test -run '^$$' -bench 'Kernel|WalkLinear/1TiB' -benchtime 1x ./target ./pt
 
 docs:
 	$(GO) test ./cmd/dbgsh -run 'Doc$$' -update-docs
@@ -54,7 +54,7 @@ deps:
 		gcc-powerpc64-linux-gnu libc6-dev-ppc64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross \
 		qemu-system-x86 qemu-system-arm qemu-system-misc
 	@.ci/qemu-user
-	@.ci/kernels amd64 arm64
+	@.ci/kernels amd64 arm64 riscv64 686 686-pae
 
 demo-deps:
 	@.ci/install gdb gcc libc6-dev

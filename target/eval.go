@@ -44,10 +44,12 @@ func (t *Target) Evaluate(ctx context.Context, expr string) (value uint64, negat
 	case kindNamed:
 		line = "output/d " + expr
 	}
+	query := t.query
 	if !harmless.MatchString(expr) {
+		query = t.call
 		defer t.changed() // it may have called or assigned
 	}
-	text, err := t.query(ctx, line)
+	text, err := query(ctx, line)
 	if err != nil {
 		return 0, false, asValueError(expr, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -63,21 +62,13 @@ func (g gdbMemory) ReadMemory(ctx context.Context, p []byte, addr uint64) (n int
 
 // dump reads all of p by way of a file; ok is false where GDB cannot read all of it.
 func (g gdbMemory) dump(ctx context.Context, p []byte, addr uint64) (ok bool, err error) {
-	f, err := os.CreateTemp("", "dbgsh-memory-*")
-	if err != nil {
-		return false, err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	_, err = g.t.query(ctx, fmt.Sprintf("dump binary memory %s %#x %#x", f.Name(), addr, addr+uint64(len(p))))
+	text, err := throughFile(func(name string) error {
+		_, err := g.t.query(ctx, fmt.Sprintf("dump binary memory %s %#x %#x", name, addr, addr+uint64(len(p))))
+		return err
+	})
 	if unreadable(err) {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	// GDB may have made the file anew, so it is read by its name.
-	text, err := os.ReadFile(f.Name())
 	if err != nil || len(text) != len(p) {
 		return false, err
 	}

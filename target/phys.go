@@ -2,16 +2,16 @@ package target
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dbgsh/target/mi"
 	"dbgsh/vm"
@@ -19,26 +19,34 @@ import (
 
 // qemuMachine is what is known of a machine in QEMU for as long as the connection lasts.
 type qemuMachine struct {
-	conn   connection
-	arch   machineArch
-	wide   bool   // GDB\'s addresses are known to have 64 bits
-	qemu   int    // QEMU's process, 0 where it is not seen
-	why    string // why the process's memory cannot be read, "" where it can
-	tcp    bool   // monitor output of any length gets through
-	mem    *os.File
-	maps   []vm.Mapping // of QEMU's process
-	views  []vm.FlatView
-	unread int // how many tables lie where no memory is, by this layout
+	conn      connection
+	arch      machineArch
+	wide      bool     // GDB's addresses are known to have 64 bits
+	registers []string // as the stub has described them
+	qemu      int      // QEMU's process, 0 where it is not seen
+	why       string   // why the process's memory cannot be read, "" where it can
+	tcp       bool     // monitor output of any length gets through
+	mem       *os.File
+	maps      []vm.Mapping // of QEMU's process
+	views     []vm.FlatView
+	unread    int // how many tables lie where no memory is, by this layout
 
-	mu     sync.Mutex
-	blocks map[string][]hostBlock // by address space; known once asked for
-	pages  map[uint64]uint64      // where the layout is not asked for: host address by page
+	mu      sync.Mutex
+	hosts   map[blockKey]hostBlock // known once asked for
+	strange bool                   // memory was met that the process does not have
 }
 
-// hostBlock is guest memory that QEMU's process has at an address.
+// blockKey is a block of memory by its first physical address and its name, or
+// a page without a name where the layout is not asked for.
+type blockKey struct {
+	start uint64
+	name  string
+}
+
+// hostBlock is where QEMU says that it has a block of memory.
 type hostBlock struct {
-	vm.MemoryBlock
-	host uint64 // of the first byte
+	addr uint64 // in its process; 0 where this is no memory
+	held bool   // the process that was found has it there
 }
 
 // Close forgets QEMU's process.
@@ -58,9 +66,8 @@ func (t *Target) machine(ctx context.Context, inf *inferior) (*qemuMachine, erro
 	if known != nil && known.conn == inf.conn {
 		return known, nil
 	}
-	m := &qemuMachine{conn: inf.conn, blocks: map[string][]hostBlock{}, pages: map[uint64]uint64{}}
-	var err error
-	if m.arch, m.wide, err = t.machineArch(ctx); err != nil {
+	m := &qemuMachine{conn: inf.conn, hosts: map[blockKey]hostBlock{}}
+	if err := t.describeCPU(ctx, m); err != nil {
 		return nil, err
 	}
 	c, err := t.gdb()
@@ -94,25 +101,30 @@ func (t *Target) machine(ctx context.Context, inf *inferior) (*qemuMachine, erro
 // thirty times less by way of a file. GDB's pipe (since 10) also sets
 // $_shell_exitcode.
 func (t *Target) longQuery(ctx context.Context, line string) (string, error) {
-	f, err := os.CreateTemp("", "dbgsh-monitor-*")
-	if err != nil {
-		return "", err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	_, err = t.query(ctx, "pipe "+line+" | cat >"+quoteArg(f.Name()))
+	text, err := throughFile(func(name string) error {
+		_, err := t.query(ctx, "pipe "+line+" | cat >"+name)
+		return err
+	})
 	var said *mi.Error
-	switch {
-	case errors.As(err, &said):
-		return t.query(ctx, line)
-	case err != nil:
-		return "", err
-	}
-	text, err := io.ReadAll(f)
-	if err == nil && len(text) == 0 {
+	if errors.As(err, &said) || err == nil && len(text) == 0 {
 		return t.query(ctx, line)
 	}
 	return string(text), err
+}
+
+// throughFile gives write the name of a file for GDB to write to, which has no
+// characters that would have to be quoted, and returns what GDB wrote.
+func throughFile(write func(name string) error) ([]byte, error) {
+	fd, err := unix.MemfdCreate("dbgsh", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "memfd")
+	defer f.Close()
+	if err := write(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
 }
 
 // forgetMachine makes the next use find out everything anew.
@@ -173,83 +185,81 @@ func notRAM(pa uint64) error { return fmt.Errorf("no memory at physical address 
 // layout says where a CPU sees memory.
 type layout struct {
 	m      *qemuMachine
-	blocks []hostBlock
-	// ask answers for one page where the blocks are not known, because long
-	// output does not get through.
-	ask func(pa uint64) (host uint64, ok bool, err error)
+	blocks []vm.MemoryBlock // nil where long output does not get through
+	query  func(string) (string, error)
 }
 
 // layout is where a CPU sees memory; query runs a line in GDB.
-func (m *qemuMachine) layout(cpu int, query func(string) (string, error)) (layout, error) {
-	l := layout{m: m, ask: func(pa uint64) (uint64, bool, error) {
-		text, err := query(fmt.Sprintf("monitor gpa2hva %#x", pa))
-		if err != nil {
-			return 0, false, err
-		}
-		host, ok := vm.HostAddress(text, pa)
-		return host, ok, nil
-	}}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	name, blocks := m.view(cpu)
-	if name == "" {
-		return l, nil
-	}
-	known, ok := m.blocks[name]
-	if !ok {
-		for _, b := range blocks {
-			host, ok, err := l.ask(b.Start)
-			if err != nil {
-				return l, err
-			}
-			if ok {
-				known = append(known, hostBlock{b, host})
-			}
-		}
-		m.blocks[name] = known
-	}
-	l.blocks, l.ask = known, nil
-	return l, nil
+func (m *qemuMachine) layout(cpu int, query func(string) (string, error)) layout {
+	_, blocks := m.view(cpu)
+	return layout{m, blocks, query}
 }
 
 // guestPage is the step in bytes in which memory is asked for page by page:
 // QEMU's own smallest (TARGET_PAGE_BITS).
 const guestPage = 4096
 
-// locate is where in QEMU's process the byte at pa is, and how many bytes from
-// there on are as contiguous.
-func (l *layout) locate(pa uint64) (host, n uint64, err error) {
-	if l.ask == nil {
-		i, found := slices.BinarySearchFunc(l.blocks, pa, func(b hostBlock, a uint64) int {
-			switch {
-			case b.Last() < a:
-				return -1
-			case b.Start > a:
-				return 1
-			}
-			return 0
-		})
-		if !found {
-			return 0, 0, notRAM(pa)
-		}
-		off := pa - l.blocks[i].Start
-		return l.blocks[i].host + off, l.blocks[i].Size - off, nil
+// block is the block of memory that holds pa. Where the layout is not known it
+// is a page, of which only host can tell whether it is memory.
+func (l *layout) block(pa uint64) (b vm.MemoryBlock, ok bool) {
+	if l.blocks == nil {
+		return vm.MemoryBlock{Range: vm.Range{Start: pa &^ (guestPage - 1), Size: guestPage}}, true
 	}
-	l.m.mu.Lock()
-	defer l.m.mu.Unlock()
-	page, off := pa&^(guestPage-1), pa&(guestPage-1)
-	host, known := l.m.pages[page]
-	if !known {
-		var ok bool
-		if host, ok, err = l.ask(page); err != nil {
-			return 0, 0, err
+	i, ok := slices.BinarySearchFunc(l.blocks, pa, func(b vm.MemoryBlock, a uint64) int {
+		switch {
+		case b.Last() < a:
+			return -1
+		case b.Start > a:
+			return 1
 		}
-		if !ok {
-			return 0, 0, notRAM(pa)
-		}
-		l.m.pages[page] = host
+		return 0
+	})
+	if !ok {
+		return b, false
 	}
-	return host + off, guestPage - off, nil
+	return l.blocks[i], true
+}
+
+// host is where QEMU says that it has the block. The monitor is asked once for
+// each, when it is first needed.
+func (l *layout) host(b vm.MemoryBlock) (hostBlock, error) {
+	m, key := l.m, blockKey{b.Start, b.Name}
+	m.mu.Lock()
+	host, known := m.hosts[key]
+	m.mu.Unlock()
+	if known {
+		return host, nil
+	}
+	text, err := l.query(fmt.Sprintf("monitor gpa2hva %#x", b.Start))
+	if err != nil {
+		return host, err
+	}
+	// The monitor answers for the system's view, which may not be the CPU's.
+	if name, addr, ok := vm.HostAddress(text, b.Start); ok && (name == b.Name || b.Name == "") {
+		host = hostBlock{addr, m.holds(vm.Range{Start: addr, Size: b.Size})}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hosts[key] = host
+	m.strange = m.strange || host.addr != 0 && !host.held
+	return host, nil
+}
+
+// memory is for how many bytes from pa on there is memory without a gap, within
+// one block. The error says that there is none, or that nobody could be asked.
+func (l *layout) memory(pa uint64) (uint64, error) {
+	b, ok := l.block(pa)
+	if ok && l.blocks == nil {
+		host, err := l.host(b)
+		if err != nil {
+			return 0, err
+		}
+		ok = host.addr != 0
+	}
+	if !ok {
+		return 0, notRAM(pa)
+	}
+	return b.Size - (pa - b.Start), nil
 }
 
 // hostRAM reads physical memory from QEMU's process.
@@ -258,25 +268,28 @@ type hostRAM struct{ layout }
 // hostRAM is the memory that a CPU sees, out of QEMU's process. The error says
 // why it cannot be read there.
 func (t *Target) hostRAM(ctx context.Context, m *qemuMachine, cpu int) (*hostRAM, error) {
-	if m.mem == nil {
+	switch {
+	case t.physicalOnly:
+		return nil, errors.New("the stub is to be used")
+	case m.mem == nil:
 		return nil, errors.New(m.why)
+	case m.isStrange():
+		return nil, m.stranger()
 	}
-	l, err := m.layout(cpu, func(line string) (string, error) { return t.query(ctx, line) })
-	if err != nil {
-		return nil, err
-	}
-	for _, b := range l.blocks {
-		if !m.holds(vm.Range{Start: b.host, Size: b.Size}) {
-			return nil, m.stranger()
-		}
-	}
-	return &hostRAM{l}, nil
+	return &hostRAM{m.layout(cpu, func(line string) (string, error) { return t.query(ctx, line) })}, nil
 }
 
 // stranger is the error for a process that is not the QEMU it was taken for:
 // one that hands the connection on, say.
 func (m *qemuMachine) stranger() error {
 	return fmt.Errorf("process %d does not have the guest's memory where QEMU says", m.qemu)
+}
+
+// isStrange reports whether memory was met that the process does not have.
+func (m *qemuMachine) isStrange() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.strange
 }
 
 // holds reports whether the process that was found has all of r mapped.
@@ -296,145 +309,25 @@ func (m *qemuMachine) holds(r vm.Range) bool {
 // ReadPhys implements pt.Phys.
 func (h *hostRAM) ReadPhys(p []byte, pa uint64) error {
 	for len(p) > 0 {
-		host, n, err := h.locate(pa)
-		if err != nil {
-			return err
+		b, ok := h.block(pa)
+		if !ok {
+			return notRAM(pa)
 		}
-		k := min(uint64(len(p)), n)
-		if h.ask != nil && !h.m.holds(vm.Range{Start: host, Size: k}) {
+		host, err := h.host(b)
+		switch {
+		case err != nil:
+			return err
+		case host.addr == 0:
+			return notRAM(pa)
+		case !host.held:
 			return h.m.stranger()
 		}
-		if _, err := h.m.mem.ReadAt(p[:k], int64(host)); err != nil {
+		off := pa - b.Start
+		k := min(uint64(len(p)), b.Size-off)
+		if _, err := h.m.mem.ReadAt(p[:k], int64(host.addr+off)); err != nil {
 			return fmt.Errorf("read physical address %#x: %w", pa, err)
 		}
 		p, pa = p[k:], pa+k
-	}
-	return nil
-}
-
-// stubPhys reads physical memory through the stub, which is in physical mode.
-// It asks for nothing but memory: a device may take being read for an order,
-// and where there is nothing the stub answers zeros.
-type stubPhys struct {
-	layout
-	t   *Target
-	ctx context.Context
-}
-
-const (
-	// physPiece is the most bytes of one packet: two hex digits each in the
-	// 4096 of QEMU's packets (MAX_PACKET_LENGTH, gdbstub.c).
-	physPiece = 2048
-	// physWait bounds one command, which must not be interrupted: GDB would
-	// take a packet's answer for that of the next one.
-	physWait = 10 * time.Second
-)
-
-// inPhysicalMode runs f while the stub takes addresses as physical ones
-// (QEMU's Qqemu.PhyMemMode). Nothing else talks to GDB meanwhile. The mode is
-// set back whatever happens; ctx ends f between two packets.
-func (t *Target) inPhysicalMode(ctx context.Context, m *qemuMachine, cpu int, f func(*stubPhys) error) (err error) {
-	release, err := t.take(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	s := &stubPhys{t: t, ctx: ctx}
-	if s.layout, err = m.layout(cpu, s.console); err != nil {
-		return err
-	}
-	was, err := s.packet("qqemu.PhyMemMode")
-	if err != nil {
-		return err
-	}
-	if was != "0" && was != "1" {
-		return errors.New("the stub has no physical mode (QEMU before 4.1)")
-	}
-	defer func() {
-		answer, back := s.packet("Qqemu.PhyMemMode:" + was)
-		if back == nil && answer != "OK" {
-			back = fmt.Errorf("the stub answers %q", answer)
-		}
-		if back != nil {
-			err = errors.Join(err, fmt.Errorf("set the stub back from physical mode: %w; do it with \"maint packet Qqemu.PhyMemMode:%s\"", back, was))
-		}
-	}()
-	if answer, err := s.packet("Qqemu.PhyMemMode:1"); err != nil || answer != "OK" {
-		return errors.Join(err, fmt.Errorf("physical mode: the stub answers %q", answer))
-	}
-	return f(s)
-}
-
-// packet is Target.packet for who has GDB for himself.
-func (s *stubPhys) packet(p string) (string, error) {
-	text, err := s.console("maint packet " + p)
-	if err != nil {
-		return "", err
-	}
-	return answerOf(text), nil
-}
-
-// console runs a line that is over soon.
-func (s *stubPhys) console(line string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), physWait)
-	defer cancel()
-	return s.t.console(ctx, line)
-}
-
-// ReadPhys implements pt.Phys.
-func (s *stubPhys) ReadPhys(p []byte, pa uint64) error {
-	for len(p) > 0 {
-		if s.ctx.Err() != nil {
-			return context.Cause(s.ctx)
-		}
-		_, n, err := s.locate(pa)
-		if err != nil {
-			return err
-		}
-		k := int(min(uint64(len(p)), n))
-		if pa>>32 == 0 || s.m.wide {
-			k = min(k, miPiece)
-			err = s.read(p[:k], pa)
-		} else {
-			k = min(k, physPiece)
-			err = s.readWide(p[:k], pa)
-		}
-		if err != nil {
-			return err
-		}
-		p, pa = p[k:], pa+uint64(k)
-	}
-	return nil
-}
-
-// read reads by GDB, which puts several packets together.
-func (s *stubPhys) read(p []byte, pa uint64) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), physWait)
-	defer cancel()
-	res, err := s.t.command(ctx, "data-read-memory-bytes", fmt.Sprintf("%#x", pa), strconv.Itoa(len(p)))
-	if unreadable(err) {
-		return notRAM(pa)
-	}
-	if err != nil {
-		return err
-	}
-	if n, err := memoryBytes(res, p, pa); err != nil || n < len(p) {
-		return errors.Join(err, notRAM(pa))
-	}
-	return nil
-}
-
-// readWide reads where GDB itself would cut the address to 32 bits.
-func (s *stubPhys) readWide(p []byte, pa uint64) error {
-	answer, err := s.packet(fmt.Sprintf("m%x,%x", pa, len(p)))
-	if err != nil {
-		return err
-	}
-	if len(answer) != 2*len(p) {
-		return notRAM(pa)
-	}
-	if _, err := hex.Decode(p, []byte(answer)); err != nil {
-		return fmt.Errorf("read physical address %#x: %w", pa, err)
 	}
 	return nil
 }

@@ -50,34 +50,50 @@ func peerOf(gdb int, c connection) (pid int, stream bool, err error) {
 			inodes[inode], _ = strconv.Atoi(fd.Name())
 		}
 	}
+	// A table may take milliseconds, and the second one is rarely needed: for
+	// IPv6, and where a socket for it serves IPv4.
 	var socks []vm.TCPSocket
+	found := false
 	for _, name := range []string{"net/tcp", "net/tcp6"} {
-		if text, err := os.ReadFile(procPath(gdb, name)); err == nil {
-			socks = append(socks, vm.ParseNetTCP(string(text), binary.NativeEndian)...)
-		}
-	}
-	var ours *vm.TCPSocket
-	for i, s := range socks {
-		if _, own := inodes[s.Inode]; !own || !strings.HasSuffix(c.addr, fmt.Sprintf(":%d", s.Remote.Port())) {
+		text, err := os.ReadFile(procPath(gdb, name))
+		if err != nil {
 			continue
 		}
-		if ours != nil {
+		socks = append(socks, vm.ParseNetTCP(string(text), binary.NativeEndian)...)
+		var peer uint64
+		if peer, found, err = tcpPeer(socks, inodes, c.addr); err != nil {
+			return 0, true, err
+		}
+		if pid := socketOwner(peer); pid != 0 {
+			return pid, true, nil
+		}
+	}
+	if found {
+		return 0, true, errNoPeer
+	}
+	pid, err = unixPeer(gdb, inodes, c.addr)
+	return pid, false, err
+}
+
+// tcpPeer is the inode of the other end of the connection to addr, 0 where it
+// is not among socks; found says that GDB's own is, which is one of own.
+func tcpPeer(socks []vm.TCPSocket, own map[uint64]int, addr string) (peer uint64, found bool, err error) {
+	var ours vm.TCPSocket
+	for _, s := range socks {
+		if _, ok := own[s.Inode]; !ok || !strings.HasSuffix(addr, fmt.Sprintf(":%d", s.Remote.Port())) {
+			continue
+		}
+		if found {
 			return 0, true, fmt.Errorf("two connections of GDB's lead to port %d", s.Remote.Port())
 		}
-		ours = &socks[i]
-	}
-	if ours == nil {
-		pid, err := unixPeer(gdb, inodes, c.addr)
-		return pid, false, err
+		ours, found = s, true
 	}
 	for _, s := range socks {
-		if s.Local == ours.Remote && s.Remote == ours.Local {
-			if pid := socketOwner(s.Inode); pid != 0 {
-				return pid, true, nil
-			}
+		if found && s.Local == ours.Remote && s.Remote == ours.Local {
+			return s.Inode, true, nil
 		}
 	}
-	return 0, true, errNoPeer
+	return 0, found, nil
 }
 
 // socketInode is the inode of the socket that a link in /proc/PID/fd shows.
@@ -91,18 +107,32 @@ func socketInode(link string) (uint64, bool) {
 	return inode, found && err == nil
 }
 
-// socketOwner is a process that has the socket open, 0 for none that is seen.
+// socketOwner is a process that has the socket open, 0 for none that is seen
+// and for inode 0.
+// Processes named like QEMU are looked at first: there may be thousands.
 func socketOwner(inode uint64) int {
+	if inode == 0 {
+		return 0
+	}
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0
 	}
-	want := fmt.Sprintf("socket:[%d]", inode)
+	var likely, others []int
 	for _, p := range procs {
 		pid, err := strconv.Atoi(p.Name())
 		if err != nil {
 			continue
 		}
+		// A process may be gone by now.
+		if name, _ := os.ReadFile(procPath(pid, "comm")); strings.HasPrefix(string(name), "qemu") {
+			likely = append(likely, pid)
+		} else {
+			others = append(others, pid)
+		}
+	}
+	want := fmt.Sprintf("socket:[%d]", inode)
+	for _, pid := range append(likely, others...) {
 		dir, err := os.Open(procPath(pid, "fd"))
 		if err != nil {
 			continue

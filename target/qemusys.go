@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"dbgsh/pt"
 	"dbgsh/vm"
@@ -141,18 +140,20 @@ func (t *Target) walk(ctx context.Context, inf *inferior, o PageTableOptions) (m
 }
 
 // withPhys runs f on the physical memory that a CPU sees: QEMU's own, or where
-// that cannot be read the stub's.
+// that cannot be read the stub's. It may run f several times; only the last one
+// counts, and f fails only where it would fail on any memory.
 func (t *Target) withPhys(ctx context.Context, m *qemuMachine, c *cpu, f func(pt.Phys) error) error {
-	if !t.physicalOnly {
-		ram, err := t.hostRAM(ctx, m, c.index)
-		if err == nil {
-			return f(ram)
-		}
-		if final(ctx, err) {
+	ram, err := t.hostRAM(ctx, m, c.index)
+	if err == nil {
+		err = f(ram)
+		if !m.isStrange() {
 			return err
 		}
 	}
-	return t.inPhysicalMode(ctx, m, c.index, func(s *stubPhys) error { return f(s) })
+	if final(ctx, err) {
+		return err
+	}
+	return t.inPhysicalMode(ctx, m, c.index, func(s *stubPhys) error { return s.rounds(f) })
 }
 
 // PageWalk follows an address through the page tables of the selected CPU of a
@@ -208,16 +209,22 @@ func mapOf(c *cpu, res *pt.Result, pte bool) *vm.Map {
 		}
 	}
 	m.Notes = append(m.Notes, res.Notes...)
+	m.Notes = append(m.Notes, unlisted(res)...)
+	return m
+}
+
+// unlisted says what a walk did not find, though it may be there.
+func unlisted(res *pt.Result) (notes []string) {
 	if res.Unread > 0 {
-		m.Notes = append(m.Notes, res.Unreadable[0].Error())
+		notes = append(notes, res.Unreadable[0].Error())
 		if res.Unread > 1 {
-			m.Notes = append(m.Notes, fmt.Sprintf("%d tables could not be read; what they map is not listed", res.Unread))
+			notes = append(notes, fmt.Sprintf("%d tables could not be read; what they map is not listed", res.Unread))
 		}
 	}
 	if res.Cut != nil {
-		m.Notes = append(m.Notes, res.Cut.String())
+		notes = append(notes, res.Cut.String())
 	}
-	return m
+	return notes
 }
 
 // permOf is the user's permissions where he may access the page, else the kernel's.
@@ -240,21 +247,30 @@ func permOf(a pt.Access) vm.Perm {
 	return p
 }
 
+// flatNote says what addresses are where a CPU translates nothing; why says so.
+func flatNote(why error) string { return why.Error() + "; addresses are physical ones" }
+
 // physicalMap is the memory of a machine whose CPU translates nothing; why says so.
 func (m *qemuMachine) physicalMap(c *cpu, why error) *vm.Map {
-	out := &vm.Map{AddressBits: 64, Notes: []string{why.Error() + "; addresses are physical ones"}}
 	_, blocks := m.view(c.index)
+	out := &vm.Map{AddressBits: 64, Mappings: mappingsOf(blocks), Notes: []string{flatNote(why)}}
+	if len(blocks) == 0 {
+		out.Notes = append(out.Notes, "where RAM is is not asked over this connection; over TCP it is")
+	}
+	return out
+}
+
+// mappingsOf is memory as a map shows it.
+func mappingsOf(blocks []vm.MemoryBlock) []vm.Mapping {
+	var ms []vm.Mapping
 	for _, b := range blocks {
 		perm := vm.KnownRead | vm.Read | vm.KnownWrite
 		if b.Kind == "ram" {
 			perm |= vm.Write
 		}
-		out.Mappings = append(out.Mappings, vm.Mapping{Range: b.Range, Perm: perm, Offset: b.Offset, Name: "[" + b.Name + "]", Source: vm.SourceMachine})
+		ms = append(ms, vm.Mapping{Range: b.Range, Perm: perm, Offset: b.Offset, Name: "[" + b.Name + "]", Source: vm.SourceMachine})
 	}
-	if len(blocks) == 0 {
-		out.Notes = append(out.Notes, "where RAM is is not asked over this connection; over TCP it is")
-	}
-	return out
+	return ms
 }
 
 // machineSource says where the map of a machine is read from.
@@ -274,8 +290,8 @@ func (t *Target) machineSource(ctx context.Context, inf *inferior) string {
 		return "nothing: " + err.Error()
 	}
 	s := fmt.Sprintf("page tables of CPU %d, root register %#x, ", t.cpuIndex(ctx), c.root)
-	if m.mem != nil && !t.physicalOnly {
-		return s + fmt.Sprintf("read from QEMU's process %d", m.qemu)
+	if _, err = t.hostRAM(ctx, m, c.index); err != nil {
+		return s + "read through the stub: " + err.Error()
 	}
-	return s + strings.TrimSuffix("read through the stub: "+m.why, ": ")
+	return s + fmt.Sprintf("read from QEMU's process %d", m.qemu)
 }

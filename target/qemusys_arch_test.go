@@ -1,15 +1,12 @@
 package target
 
 import (
-	"context"
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
-	"dbgsh/pt"
 	"dbgsh/vm"
 )
 
@@ -19,10 +16,10 @@ var gpaLine = regexp.MustCompile(`gpa: (?:0x)?([0-9a-f]+)`)
 
 // translates compares the first and the last page of every row, and the pages
 // behind them, with what QEMU itself makes of them for the CPU as it is.
-func (d *debuggee) translates(ms []vm.Mapping) {
+func (d *debuggee) translates(all *vm.Map) {
 	d.t.Helper()
 	asked := 0
-	for _, m := range ms {
+	for _, m := range all.Mappings {
 		for _, off := range []uint64{0, m.Size - m.Paged.PageSize} {
 			text, err := d.query(d.ctx, fmt.Sprintf("monitor gva2gpa %#x", m.Start+off))
 			if err != nil {
@@ -36,7 +33,7 @@ func (d *debuggee) translates(ms []vm.Mapping) {
 			asked++
 		}
 		end := m.Start + m.Size
-		if end != 0 && !slices.ContainsFunc(ms, func(o vm.Mapping) bool { return o.Contains(end) }) {
+		if end<<(64-all.AddressBits) != 0 && !slices.ContainsFunc(all.Mappings, func(o vm.Mapping) bool { return o.Contains(end) }) {
 			text, err := d.query(d.ctx, fmt.Sprintf("monitor gva2gpa %#x", end))
 			if err != nil {
 				d.t.Fatal(err)
@@ -64,7 +61,7 @@ func TestLinuxARM64(t *testing.T) {
 	}
 	// At EL1, without PAN (bit 22), everything can be read.
 	d.gdbLines("set $cpsr=($cpsr & ~0x40000f) | 5")
-	d.translates(pages.Mappings)
+	d.translates(pages)
 	var direct uint64
 	text := false
 	for _, r := range m.Mappings {
@@ -79,70 +76,369 @@ func TestLinuxARM64(t *testing.T) {
 	if direct < 400<<20 || !text {
 		t.Errorf("direct map %#x bytes, text %v", direct, text)
 	}
-	d.physicalOnly = true
-	slow, err := d.Map(d.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	same(t, "physical mode", shown(slow), shown(m))
-	if mode := d.physMode(); mode != "0" {
-		t.Errorf("physical mode is %s", mode)
-	}
-	d.physicalOnly = false
+	d.alike(m)
 	wish = KernelMapMonitor
 	if m, err := d.Map(d.ctx); err != nil || len(m.Mappings) != 0 || !strings.Contains(m.Notes[0], "no info mem") {
 		t.Errorf("monitor: %+v, %v", m, err)
 	}
 }
 
-// Tables for RISC-V in the loader's image, walked beside info mem.
-func TestRISCVMachine(t *testing.T) {
-	const v, r, w, x, u, g, a, dirty = 1, 2, 4, 8, 16, 32, 64, 128
-	ppn := func(pa uint64) uint64 { return pa >> 12 << 10 }
-	tables := &image{base: 0x80100000}
-	tables.put(0x80100000, 0, ppn(0x80101000)|v)
-	tables.put(0x80100000, 2, ppn(0x80000000)|v|r|w|a|dirty) // 1 GiB with Sv39
-	tables.put(0x80100000, 511, ppn(0x80101000)|v)
-	tables.put(0x80101000, 1, ppn(0x80200000)|v|r|x|a)
-	tables.put(0x80101000, 3, ppn(0x80102000)|v)
-	for i := range uint64(5) {
-		tables.put(0x80102000, int(i), ppn(0x80300000+i*0x1000)|v|r|w|u|a|dirty)
-	}
-	tables.put(0x80102000, 7, ppn(0x80300000)|v|r|x|u|a)
-	tables.put(0x80102000, 9, ppn(0x80300000)|v|x|g|a)
-	addr := startQEMU(t, "qemu-system-riscv64", "", "-M", "virt", "-bios", "none", "-m", "128", "-S", "-device", tables.file(t))
+func TestLinuxRISCV64(t *testing.T) {
+	addr := bootLinux(t, "qemu-system-riscv64", "riscv64", "", "console=ttyS0", "-M", "virt", "-m", "512")
 	wish := KernelMapAuto
 	d := connect(t, addr, &wish)
 	m, err := d.Map(d.ctx)
-	if err != nil || len(m.Notes) == 0 || !strings.Contains(m.Notes[0], "paging is off") {
-		t.Errorf("bare: %+v, %v", m, err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	rows := []string{
-		"200000-400000 r-x kernel", "600000-605000 rw- user", "607000-608000 r-x user", "609000-60a000 --x kernel",
-	}
-	var want []string
-	want = append(want, rows...)
-	want = append(want, "80000000-c0000000 rw- kernel")
-	for _, row := range rows {
-		var lo, hi uint64
-		_, _ = fmt.Sscanf(row, "%x-%x", &lo, &hi)
-		_, tail, _ := strings.Cut(row, " ")
-		want = append(want, fmt.Sprintf("%x-%x %s", lo+0xffffffffc0000000, hi+0xffffffffc0000000, tail))
-	}
-	d.gdbLines("set $satp=0x8000000000080100", "set $priv=1")
-	for _, d.physicalOnly = range []bool{false, true} {
-		if m, err = d.Map(d.ctx); err != nil {
-			t.Fatal(err)
-		}
-		same(t, "Sv39", shown(m), want)
-	}
-	d.physicalOnly = false
 	wish = KernelMapMonitor
 	oracle, err := d.Map(d.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, "info mem", joinAlike(oracle.Mappings), shown(m))
+	wish = KernelMapAuto
+	same(t, "info mem", shown(m), joinAlike(oracle.Mappings))
+	stvec, err := d.registers(d.ctx, "$stvec")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var high uint64
+	text := false
+	for _, r := range m.Mappings {
+		if r.Paged.Kernel == "rwx" || r.Start>>63 == 1 && r.Paged.User != "---" {
+			t.Errorf("a kernel would not map %+v", r)
+		}
+		if r.Start>>63 == 1 {
+			high += r.Size
+		}
+		text = text || r.Contains(stvec[0]) && r.Paged.Kernel == "r-x" && r.Size > 4<<20
+	}
+	if high < 400<<20 || !text {
+		t.Errorf("%#x bytes in the upper half, text at %#x %v", high, stvec[0], text)
+	}
+	d.alike(m)
+	pages, err := d.PageTables(d.ctx, PageTableOptions{PTE: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In S-mode, with SUM and MXR, everything can be read.
+	d.gdbLines("set $priv=1", "set $mstatus=$mstatus|0xc0000")
+	d.translates(pages)
+}
+
+// Bits of RISC-V entries (Privileged Architecture, figure "Sv39 page table entry").
+const (
+	rvV = 1 << iota
+	rvR
+	rvW
+	rvX
+	rvU
+	rvG
+	rvA
+	rvD
+
+	rvNC = 1 << 61 // Svpbmt
+	rvIO = 1 << 62
+	rvN  = 1 << 63 // Svnapot
+)
+
+// rvEntry is an entry in tables of RISC-V. Without R, W and X it leads to the
+// table of the next level.
+type rvEntry struct {
+	index int
+	bits  uint64 // but V
+	page  uint64 // the number of the page that a leaf maps, of its own size
+	ppn   uint64 // bits of the PPN below that number
+	bad   bool   // reserved: every access faults
+}
+
+// rvTables is one table for each level, all of the same entries but for the last
+// level's. A mode of fewer levels uses the lower ones.
+type rvTables struct {
+	stride   int
+	levels   int
+	first    uint64    // is added to each page of a superpage
+	dir, pte []rvEntry // sorted by index
+}
+
+// Where the tables are, the one of level 0 first, and behind them one of a
+// single page, for entries that may not lead to a table.
+const rvBase = 0x80100000
+
+func (p *rvTables) table(level int) uint64 { return rvBase + uint64(level)<<12 }
+
+// newRVTables is tables whose entries have 32 or 64 bits; those of 64 use
+// Svnapot and Svpbmt.
+func newRVTables(wide bool) *rvTables {
+	p := &rvTables{stride: 10, levels: 2, first: 0xc00} // beyond 4 GiB
+	p.dir = []rvEntry{
+		{index: 0},
+		{index: 1, bits: rvR | rvW | rvX | rvA | rvD, page: 2},
+		{index: 2, bits: rvR | rvU | rvA, page: 4},
+		{index: 3, bits: rvR | rvX | rvG | rvA, page: 6},
+		{index: 4, bits: rvR | rvX | rvA, page: 8},
+		{index: 5, bits: rvX | rvA, page: 10},
+		{index: 6, bits: rvX | rvU | rvA, page: 12},
+		{index: 10, bits: rvW | rvA | rvD, page: 14, bad: true},
+		{index: 11, bits: rvW | rvX | rvA | rvD, page: 16, bad: true},
+		{index: 12, bits: rvR | rvW | rvA | rvD, page: 18, ppn: 1, bad: true},
+		{index: 13, bits: rvR | rvW | rvA | rvD, page: 20, ppn: 0x100, bad: true},
+		{index: 14, bits: rvA, bad: true},
+		{index: 15, bits: rvD, bad: true},
+		{index: 16, bits: rvU, bad: true},
+	}
+	for i := range 5 {
+		p.pte = append(p.pte, rvEntry{index: i, bits: rvR | rvW | rvU | rvA | rvD, page: uint64(i)})
+	}
+	p.pte = append(p.pte, []rvEntry{
+		{index: 7, bits: rvR | rvX | rvU | rvA, page: 6},
+		{index: 8, bits: rvR | rvA, page: 8},
+		{index: 9, bits: rvR | rvW | rvA, page: 10},
+		{index: 10, bits: rvR | rvW | rvX | rvA | rvD, page: 12},
+		{index: 11, bits: rvR | rvX | rvG | rvA, page: 14},
+		{index: 12, bits: rvX | rvA, page: 16},
+		{index: 13, bits: rvX | rvU | rvA, page: 18},
+		{index: 14, bits: rvW | rvA | rvD, page: 20, bad: true},
+		{index: 15, bits: rvW | rvX | rvU | rvA | rvD, page: 22, bad: true},
+		{index: 16, bits: rvG, page: 24, bad: true}, // there is no next level
+	}...)
+	if wide {
+		p.stride, p.levels, p.first = 9, 5, 0
+		p.dir = append(p.dir, []rvEntry{
+			{index: 20, bits: rvN | rvR | rvA, page: 22, ppn: 8, bad: true},
+			{index: 21, bits: rvN, bad: true},
+			{index: 22, bits: rvIO, bad: true},
+			{index: 23, bits: rvNC | rvR | rvW | rvA | rvD, page: 24},
+		}...)
+		for i := range 16 {
+			p.pte = append(p.pte, rvEntry{index: 32 + i, bits: rvN | rvR | rvX | rvU | rvA, page: 48, ppn: 8})
+		}
+		p.pte = append(p.pte, []rvEntry{
+			{index: 64, bits: rvN | rvR | rvX | rvA, page: 64, ppn: 4, bad: true}, // 32 KiB
+			{index: 65, bits: rvN | rvR | rvX | rvA, page: 80, bad: true},
+			{index: 68, bits: rvNC | rvR | rvW | rvA | rvD, page: 96},
+			{index: 69, bits: rvIO | rvR | rvW | rvA | rvD, page: 97},
+		}...)
+	}
+	n := 1 << p.stride
+	p.dir = append(p.dir, rvEntry{index: n * 3 / 4, bits: rvG}, rvEntry{index: n - 1, bits: rvR | rvX | rvA, page: 26})
+	p.pte = append(p.pte, rvEntry{index: n - 1, bits: rvR | rvW | rvU | rvA | rvD, page: 100})
+	return p
+}
+
+// level is the entries of a table and the bits of an address below its index.
+func (p *rvTables) level(level int) (entries []rvEntry, shift int) {
+	if level == 0 {
+		return p.pte, 12
+	}
+	return p.dir, 12 + p.stride*level
+}
+
+// phys is the address that an entry of a table holds.
+func (p *rvTables) phys(level, shift int, e rvEntry) uint64 {
+	switch {
+	case level > 0 && e.bits&(rvR|rvW|rvX) != 0:
+		return (p.first+e.page)<<shift | e.ppn<<12
+	case level == 0:
+		return e.page<<12 | e.ppn<<12
+	case e.bad:
+		return p.table(p.levels)
+	}
+	return p.table(level - 1)
+}
+
+func (p *rvTables) image() *image {
+	m := &image{base: rvBase}
+	put := func(table uint64, index int, entry uint64) {
+		if p.stride == 10 {
+			m.put32(table, index, uint32(entry))
+		} else {
+			m.put(table, index, entry)
+		}
+	}
+	for level := range p.levels {
+		entries, shift := p.level(level)
+		for _, e := range entries {
+			put(p.table(level), e.index, p.phys(level, shift, e)>>2|e.bits|rvV)
+		}
+	}
+	put(p.table(p.levels), 0, rvR|rvA|rvV)
+	return m
+}
+
+// rvPage is a page that tables map, or where bad is set do not, though info mem
+// lists it if bits has R, W or X.
+type rvPage struct {
+	vm.Range
+	phys, bits uint64
+	bad        bool
+}
+
+// pages is what tables map from a root at a level on, computed from their
+// definition.
+func (p *rvTables) pages(root int) []rvPage {
+	var all []rvPage
+	var walk func(level int, base, global uint64)
+	walk = func(level int, base, global uint64) {
+		entries, shift := p.level(level)
+		for _, e := range entries {
+			at := base | uint64(e.index)<<shift
+			pg := rvPage{Range: vm.Range{Start: at, Size: 1 << shift}, phys: p.phys(level, shift, e), bits: e.bits | global, bad: e.bad}
+			switch {
+			case level > 0 && e.bits&(rvR|rvW|rvX) == 0 && !e.bad:
+				walk(level-1, at, global|e.bits&rvG)
+				continue
+			case level > 0 && e.bits&(rvR|rvW|rvX) == 0:
+				pg.Size, pg.bits = pg.Size>>p.stride, rvR
+			case e.bits&rvN != 0:
+				pg.phys = pg.phys&^0xffff | at&0xf000
+			}
+			if n := 64 - 12 - p.stride*(root+1); p.stride == 9 { // sign extension
+				pg.Start = uint64(int64(at<<n) >> n)
+			}
+			all = append(all, pg)
+		}
+	}
+	walk(root, 0, 0)
+	return all
+}
+
+// rvRows is the rows that pages make, with or without the bad ones.
+func rvRows(pages []rvPage, bad bool) []string {
+	var joined []rvPage
+	for _, pg := range pages {
+		pg.bits &= rvR | rvW | rvX | rvU
+		if pg.bad && !bad || pg.bits&^rvU == 0 {
+			continue
+		}
+		if n := len(joined) - 1; n >= 0 && joined[n].Last()+1 == pg.Start && joined[n].bits == pg.bits {
+			joined[n].Size += pg.Size
+			continue
+		}
+		joined = append(joined, pg)
+	}
+	var rows []string
+	for _, pg := range joined {
+		kind := "kernel"
+		if pg.bits&rvU != 0 {
+			kind = "user"
+		}
+		rows = append(rows, fmt.Sprintf("%x-%s %s %s", pg.Start, pg.EndHex(), letters(pg.bits>>1, "rwx"), kind))
+	}
+	return rows
+}
+
+// letters is a letter for each bit from bit 0 on, "-" where it is not set.
+func letters(bits uint64, names string) string {
+	b := []byte(names)
+	for i := range b {
+		if bits>>i&1 == 0 {
+			b[i] = '-'
+		}
+	}
+	return string(b)
+}
+
+// Tables of RISC-V in the loader's image, beside what the test computes of their
+// definition, info mem and gva2gpa. info mem lists reserved entries, too;
+// gva2gpa, which walks as the hart does, tells that they fault.
+func TestRISCVMachine(t *testing.T) {
+	type mode struct {
+		name string
+		root int // the level of the root
+		satp uint64
+	}
+	for _, machine := range []struct {
+		qemu, cpu string
+		tables    *rvTables
+		modes     []mode
+		setUp     []string
+	}{
+		{"qemu-system-riscv64", "rv64,svnapot=on,svpbmt=on", newRVTables(true),
+			[]mode{{"Sv39", 2, 8 << 60}, {"Sv48", 3, 9 << 60}, {"Sv57", 4, 10 << 60}}, []string{"set $menvcfg=1ULL<<62"}}, // PBMTE
+		{"qemu-system-riscv32", "rv32", newRVTables(false), []mode{{"Sv32", 1, 1 << 31}}, nil},
+	} {
+		t.Run(machine.qemu, func(t *testing.T) {
+			tables := machine.tables
+			addr := startQEMU(t, machine.qemu, "", "-M", "virt", "-cpu", machine.cpu+",pmp=off", "-bios", "none", "-m", "128", "-S",
+				"-device", tables.image().file(t))
+			wish := KernelMapAuto
+			d := connect(t, addr, &wish)
+			m, err := d.Map(d.ctx)
+			if err != nil || len(m.Notes) == 0 || !strings.Contains(m.Notes[0], "paging is off") {
+				t.Errorf("bare: %+v, %v", m, err)
+			}
+			d.gdbLines(append(machine.setUp, "set $mstatus=$mstatus|0xc0000", "set $priv=1")...) // SUM and MXR, in S-mode
+			for _, mode := range machine.modes {
+				d.gdbLines(fmt.Sprintf("set $satp=%#x", mode.satp|tables.table(mode.root)>>12))
+				pages := tables.pages(mode.root)
+				for _, d.physicalOnly = range []bool{false, true} {
+					if m, err = d.Map(d.ctx); err != nil {
+						t.Fatal(err)
+					}
+					same(t, mode.name, shown(m), rvRows(pages, false))
+					if on := d.physMode(); on != "0" {
+						t.Errorf("%s: physical mode is %s", mode.name, on)
+					}
+				}
+				d.physicalOnly = false
+				wish = KernelMapMonitor
+				oracle, err := d.Map(d.ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wish = KernelMapAuto
+				same(t, mode.name+", info mem", joinAlike(oracle.Mappings), rvRows(pages, true))
+				if m, err = d.PageTables(d.ctx, PageTableOptions{PTE: true}); err != nil {
+					t.Fatal(err)
+				}
+				d.hasPages(m.Mappings, pages)
+				d.translates(m)
+			}
+		})
+	}
+}
+
+// hasPages compares rows with the pages that make them, one by one, and asks
+// QEMU about those that are none.
+func (d *debuggee) hasPages(ms []vm.Mapping, pages []rvPage) {
+	d.t.Helper()
+	for _, pg := range pages {
+		i := slices.IndexFunc(ms, func(m vm.Mapping) bool { return m.Contains(pg.Start) })
+		if pg.bad {
+			text, err := d.query(d.ctx, fmt.Sprintf("monitor gva2gpa %#x", pg.Start))
+			if err != nil {
+				d.t.Fatal(err)
+			}
+			if i >= 0 || gpaLine.MatchString(text) {
+				d.t.Errorf("%v is reserved, but in row %d, and QEMU says %q", pg.Range, i, strings.TrimSpace(text))
+			}
+			continue
+		}
+		var flags []string
+		for _, f := range []struct {
+			bit  uint64
+			name string
+		}{{rvG, "G"}, {rvA, "A"}, {rvD, "D"}, {rvN, "NAPOT"}, {rvNC, "NC"}, {rvIO, "IO"}} {
+			if pg.bits&f.bit != 0 {
+				flags = append(flags, f.name)
+			}
+		}
+		want := vm.Paged{Kernel: letters(pg.bits>>1, "rwx"), User: "---", Phys: pg.phys, PageSize: pg.Size, Flags: strings.Join(flags, " ")}
+		if pg.bits&rvU != 0 {
+			want.User = want.Kernel
+			want.Kernel = strings.Replace(want.Kernel, "x", "-", 1)
+		}
+		if i < 0 {
+			d.t.Errorf("%v is missing", pg.Range)
+			continue
+		}
+		got := *ms[i].Paged
+		got.Phys += pg.Start - ms[i].Start
+		if got != want {
+			d.t.Errorf("%v: got %+v, want %+v", pg.Range, got, want)
+		}
+	}
 }
 
 // joinAlike is rows that follow each other with equal permissions as one.
@@ -156,79 +452,4 @@ func joinAlike(ms []vm.Mapping) []string {
 		joined = append(joined, m)
 	}
 	return shown(&vm.Map{Mappings: joined})
-}
-
-// BenchmarkKernel measures what a user waits for with a Linux guest of 512 MiB:
-// the walk alone; vmmap after a stop; the first one of a connection; physical
-// mode; and what the monitor takes to list the pages and we to make ranges of it.
-func BenchmarkKernel(b *testing.B) {
-	addr := bootLinux(b, "qemu-system-x86_64", "amd64", "", "console=ttyS0", "-cpu", "max,la57=off", "-m", "512")
-	wish := KernelMapAuto
-	d := connect(b, addr, &wish)
-	inf, err := d.inferior(d.ctx)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Run("walk", func(b *testing.B) {
-		m, err := d.machine(d.ctx, &inf)
-		if err != nil {
-			b.Fatal(err)
-		}
-		c, err := d.cpu(d.ctx, m, nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		ram, err := d.hostRAM(d.ctx, m, 0)
-		if err != nil {
-			b.Fatal(err)
-		}
-		for b.Loop() {
-			if _, err := pt.Walk(context.Background(), ram, c.mmu, pt.Options{}); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	maps := func(b *testing.B, before func() error) {
-		rows := 0
-		for b.Loop() {
-			if err := before(); err != nil {
-				b.Fatal(err)
-			}
-			m, err := d.Map(d.ctx)
-			if err != nil {
-				b.Fatal(err)
-			}
-			rows = len(m.Mappings)
-		}
-		b.ReportMetric(float64(rows), "rows")
-	}
-	b.Run("stop", func(b *testing.B) { maps(b, func() error { return nil }) })
-	b.Run("first", func(b *testing.B) { maps(b, d.forgetMachine) })
-	b.Run("physical", func(b *testing.B) {
-		d.physicalOnly = true
-		defer func() { d.physicalOnly = false }()
-		maps(b, func() error { return nil })
-	})
-	b.Run("infotlb", func(b *testing.B) {
-		for b.Loop() {
-			text, err := d.longQuery(d.ctx, "monitor info tlb")
-			if err != nil {
-				b.Fatal(err)
-			}
-			ranges, last := 0, uint64(0)
-			for line := range strings.Lines(text) {
-				if len(line) > 34 && line[16] == ':' {
-					va, err := strconv.ParseUint(line[:16], 16, 64)
-					if err != nil {
-						b.Fatal(err)
-					}
-					if va != last+0x1000 {
-						ranges++
-					}
-					last = va
-				}
-			}
-			b.ReportMetric(float64(ranges), "ranges")
-		}
-	})
 }

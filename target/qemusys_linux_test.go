@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -14,9 +15,8 @@ import (
 	"dbgsh/vm"
 )
 
-// kernelFile is an unpacked Debian kernel for an architecture, as
-// .ci/kernels leaves it.
-func kernelFile(t testing.TB, arch string) string {
+// kernelFile is an unpacked Debian kernel by the name that .ci/kernels has for it.
+func kernelFile(t testing.TB, name string) string {
 	t.Helper()
 	dir := os.Getenv("DBGSH_TEST_KERNELS")
 	if dir == "" {
@@ -26,18 +26,26 @@ func kernelFile(t testing.TB, arch string) string {
 		}
 		dir = filepath.Join(cache, "dbgsh-kernels")
 	}
-	found, err := filepath.Glob(filepath.Join(dir, arch, "boot", "vmlinu[xz]-*"))
+	found, err := filepath.Glob(filepath.Join(dir, name, "boot", "vmlinu[xz]-*"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(found) == 0 {
-		why := fmt.Sprintf("no kernel in %s: .ci/kernels fetches those of Debian", filepath.Join(dir, arch))
+		why := fmt.Sprintf("no kernel in %s: .ci/kernels fetches those of Debian", filepath.Join(dir, name))
 		if os.Getenv("DBGSH_TEST_REQUIRE") != "" {
 			t.Fatal(why)
 		}
 		t.Skip(why)
 	}
 	return found[len(found)-1]
+}
+
+// goarch is the GOARCH of the programs that a kernel of kernelFile runs.
+func goarch(kernel string) string {
+	if strings.HasPrefix(kernel, "686") {
+		return "386"
+	}
+	return kernel
 }
 
 // initramfs is a root file system of nothing but /init, in cpio's new ASCII
@@ -87,18 +95,59 @@ func initramfs(t testing.TB, arch string) string {
 }
 
 // bootLinux boots a kernel and returns where its stub listens when init runs.
-func bootLinux(t testing.TB, qemu, arch, addr, line string, args ...string) string {
+// What the kernel tests of its own ciphers would take a third of the time.
+func bootLinux(t testing.TB, qemu, kernel, addr, line string, args ...string) string {
 	t.Helper()
 	need(t, qemu)
-	kernel := kernelFile(t, arch)
 	console := filepath.Join(t.TempDir(), "console")
-	args = append(slices.Clone(args), "-kernel", kernel, "-initrd", initramfs(t, arch), "-append", line+" quiet panic=-1", "-serial", "file:"+console, "-no-reboot")
+	args = append(slices.Clone(args), "-kernel", kernelFile(t, kernel), "-initrd", initramfs(t, goarch(kernel)), "-append", line+" quiet panic=-1 cryptomgr.notests", "-serial", "file:"+console, "-no-reboot")
 	addr = startQEMU(t, qemu, addr, args...)
 	waitFor(t, func() bool {
 		text, _ := os.ReadFile(console)
 		return bytes.Contains(text, []byte("guest is up"))
 	})
 	return addr
+}
+
+// tlbEntry is a line of info tlb on x86.
+var tlbEntry = regexp.MustCompile(`(?m)^([0-9a-f]{16}): ([0-9a-f]{16}) ([-X][-G][-P][-D][-A][-C][-T])`)
+
+// tlbEntries is the pages that info tlb lists, with their flags; nx says whether
+// NX is among them. The levels above may forbid execution, too, which info tlb
+// does not tell.
+func tlbEntries(text string, nx bool) []string {
+	var rows []string
+	for _, m := range tlbEntry.FindAllStringSubmatch(text, -1) {
+		var va, pa uint64
+		_, _ = fmt.Sscanf(m[1]+" "+m[2], "%x %x", &va, &pa)
+		flags := m[3]
+		if !nx {
+			flags = "-" + flags[1:]
+		}
+		rows = append(rows, fmt.Sprintf("%x: %x %s", va, pa&^(1<<63), flags)) // with PAE NX is left in the address
+	}
+	return rows
+}
+
+// entriesOf is rows in the form of tlbEntries.
+func entriesOf(ms []vm.Mapping, nx bool) []string {
+	var rows []string
+	for _, m := range ms {
+		words := strings.Fields(m.Paged.Flags)
+		flags := []byte("-------")
+		for i, set := range []bool{
+			nx && !m.Perm.Is(vm.Exec), slices.Contains(words, "G"), m.Paged.PageSize > 0x1000 || slices.Contains(words, "PAT"),
+			slices.Contains(words, "D"), slices.Contains(words, "A"), slices.Contains(words, "PCD"), slices.Contains(words, "PWT"),
+		} {
+			if set {
+				flags[i] = "XGPDACT"[i]
+			}
+		}
+		for off := uint64(0); off < m.Size; off += m.Paged.PageSize {
+			rows = append(rows, fmt.Sprintf("%x: %x %s", m.Start+off, m.Paged.Phys+off, flags))
+		}
+	}
+	return rows
 }
 
 // agree compares a map with the monitor's info tlb and, where mem is set, info mem.
@@ -112,11 +161,11 @@ func (d *debuggee) agree(m *vm.Map, cpu int, mem bool) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	leaves := tlbLeaves(text)
+	leaves := tlbEntries(text, mem)
 	if len(leaves) < 100 {
 		d.t.Errorf("info tlb lists %d pages", len(leaves))
 	}
-	same(d.t, "info tlb", leavesOf(pages.Mappings), leaves)
+	same(d.t, "info tlb", entriesOf(pages.Mappings, mem), leaves)
 	if !mem {
 		return
 	}
@@ -128,6 +177,21 @@ func (d *debuggee) agree(m *vm.Map, cpu int, mem bool) {
 		d.t.Fatal(err)
 	}
 	same(d.t, "info mem", withoutExec(m.Mappings), withoutExec(oracle))
+}
+
+// alike compares a map with what physical mode makes of the same tables.
+func (d *debuggee) alike(m *vm.Map) {
+	d.t.Helper()
+	d.physicalOnly = true
+	defer func() { d.physicalOnly = false }()
+	slow, err := d.Map(d.ctx)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	same(d.t, "physical mode", shown(slow), shown(m))
+	if mode := d.physMode(); mode != "0" {
+		d.t.Errorf("physical mode is %s", mode)
+	}
 }
 
 func TestLinuxX86(t *testing.T) {
@@ -153,23 +217,78 @@ func TestLinuxX86(t *testing.T) {
 	}
 	d.searches(m)
 	d.regions(m)
-	d.physicalOnly = true
-	slow, err := d.Map(d.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	same(t, "physical mode", shown(slow), shown(m))
-	if mode := d.physMode(); mode != "0" {
-		t.Errorf("physical mode is %s", mode)
-	}
-	d.physicalOnly = false
+	d.alike(m)
 	d.gdbLines("kill")
+}
+
+// i386 without and with PAE, which brings NX.
+func TestLinux386(t *testing.T) {
+	for _, machine := range []struct{ kernel, qemu, cpu string }{
+		{"686", "qemu-system-i386", "qemu32"}, {"686-pae", "qemu-system-x86_64", "max"},
+	} {
+		t.Run(machine.kernel, func(t *testing.T) {
+			addr := bootLinux(t, machine.qemu, machine.kernel, "", "console=ttyS0 noisapnp", "-cpu", machine.cpu, "-m", "512")
+			wish := KernelMapAuto
+			d := connect(t, addr, &wish)
+			m, err := d.Map(d.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.agree(m, 0, true)
+			// Where the text is, KASLR or not: interrupt gate 14 leads there.
+			regs, err := d.query(d.ctx, "monitor info registers")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, idt, _ := strings.Cut(regs, "IDT=")
+			idt, _, _ = strings.Cut(strings.TrimSpace(idt), " ")
+			handler := fmt.Sprintf("*(unsigned short *)(0x%s+14*8)+(*(unsigned short *)(0x%[1]s+14*8+6)<<16)", idt)
+			at, err := d.registers(d.ctx, "(unsigned int)("+handler+")", "(unsigned long)$cr4>>5&1") // CR4.PAE
+			if err != nil {
+				t.Fatal(err)
+			}
+			pae := machine.kernel == "686-pae"
+			text := false
+			for _, r := range m.Mappings {
+				if r.Contains(at[0]) {
+					text = r.Paged.Kernel == "r-x" && r.Paged.User == "---" && r.Size > 4<<20
+				}
+				if pae && r.Paged.Kernel == "rwx" && r.Paged.User == "---" {
+					t.Errorf("the kernel may write and execute %+v", r)
+				}
+			}
+			if !text {
+				t.Errorf("%#x is in no text of the kernel's:\n%s", at[0], strings.Join(shown(m), "\n"))
+			}
+			if m.AddressBits != 32 || pae != (at[1] == 1) {
+				t.Errorf("%d bits, CR4.PAE is %d", m.AddressBits, at[1])
+			}
+			d.alike(m)
+			d.gdbLines("kill")
+		})
+	}
 }
 
 func TestLinuxX86KPTI(t *testing.T) {
 	addr := bootLinux(t, "qemu-system-x86_64", "amd64", "", "console=ttyS0 pti=on", "-cpu", "max", "-smp", "2", "-m", "6G")
 	wish := KernelMapAuto
 	d := connect(t, addr, &wish)
+	// The one that runs init may be in the kernel for a moment, on the same tables
+	// as the idle one. CR3's bit 12 tells.
+	waitFor(t, func() bool {
+		for cpu := range 2 {
+			d.gdbLines(fmt.Sprintf("thread %d", cpu+1))
+			cr3, err := d.registers(d.ctx, "(unsigned long)$cr3")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cr3[0]>>12&1 != 0 {
+				return true
+			}
+		}
+		d.gdbLines("detach", "target remote "+addr)
+		return false
+	})
 	var sizes []string
 	for cpu := range 2 {
 		d.gdbLines(fmt.Sprintf("thread %d", cpu+1))

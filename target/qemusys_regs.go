@@ -20,25 +20,26 @@ const (
 	archRISCV
 )
 
-// machineArch asks GDB which registers the stub has described; wide says that
-// they are of a 64-bit architecture.
-func (t *Target) machineArch(ctx context.Context) (arch machineArch, wide bool, err error) {
+// describeCPU asks GDB which registers the stub has described.
+func (t *Target) describeCPU(ctx context.Context, m *qemuMachine) error {
 	res, err := t.send(ctx, "data-list-register-names")
 	if err != nil {
-		return archOther, false, err
+		return err
 	}
-	names := res.Strings("register-names")
-	has := func(name string) bool { return slices.Contains(names, name) }
+	m.registers = res.Strings("register-names")
 	switch {
-	case has("cr3"):
-		return archX86, has("rax"), nil
-	case has("TTBR0_EL1"):
-		return archARM64, true, nil
-	case has("satp"):
-		return archRISCV, false, nil
+	case m.has("cr3"):
+		m.arch, m.wide = archX86, m.has("rax")
+	case m.has("TTBR0_EL1"):
+		m.arch, m.wide = archARM64, true
+	case m.has("satp"):
+		m.arch = archRISCV
 	}
-	return archOther, false, nil
+	return nil
 }
+
+// has reports whether the stub has described a register of that name.
+func (m *qemuMachine) has(name string) bool { return slices.Contains(m.registers, name) }
 
 // cpu is the selected CPU of a machine.
 type cpu struct {
@@ -65,7 +66,9 @@ func (t *Target) cpu(ctx context.Context, m *qemuMachine, root *uint64) (*cpu, e
 	}
 	switch m.arch {
 	case archX86:
-		v, err := t.registers(ctx, "$cr0", "$cr3", "$cr4", "$efer")
+		// GDB casts flag registers only to integers of their own size, which is
+		// that of a long.
+		v, err := t.registers(ctx, "(unsigned long)$cr0", "(unsigned long)$cr3", "(unsigned long)$cr4", "(unsigned long)$efer")
 		if err != nil {
 			return nil, err
 		}
@@ -76,14 +79,20 @@ func (t *Target) cpu(ctx context.Context, m *qemuMachine, root *uint64) (*cpu, e
 		c.mmu, c.root = x, x.CR3
 	case archARM64:
 		// QEMU names registers by the manual, but SCTLR_EL1 as on ARMv7 (7.2).
-		v, err := t.registers(ctx, "$TTBR0_EL1", "$TTBR1_EL1", "$TCR_EL1", "$SCTLR", "$cpsr")
-		if err != nil {
-			v, err = t.registers(ctx, "$TTBR0_EL1", "$TTBR1_EL1", "$TCR_EL1", "$SCTLR_EL1", "$cpsr")
+		sctlr, mmfr0 := "$SCTLR", "$ID_AA64MMFR0_EL1"
+		if !m.has(sctlr[1:]) {
+			sctlr = "$SCTLR_EL1"
 		}
+		if !m.has(mmfr0[1:]) {
+			mmfr0 = "15"
+		}
+		v, err := t.registers(ctx, "$TTBR0_EL1", "$TTBR1_EL1", "$TCR_EL1", sctlr, "$cpsr", mmfr0)
 		if err != nil {
 			return nil, err
 		}
 		a := pt.ARM64{TTBR0: v[0], TTBR1: v[1], TCR: v[2], SCTLR: v[3]}
+		// ID_AA64MMFR0_EL1.PARange (DDI 0487); 0 stands for an unknown width.
+		a.PhysBits = [16]int{32, 36, 40, 42, 44, 48, 52, 56}[v[5]&15]
 		if root != nil {
 			a = a.WithRoot(*root, false)
 		}

@@ -73,7 +73,7 @@ func listens(network, addr string) bool {
 // waitFor waits until what is true.
 func waitFor(t testing.TB, what func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -4,7 +4,6 @@
 package target
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -375,6 +374,23 @@ func (l *lostWatch) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
+// call is query for a line that may run code in the debuggee, which has stopped
+// again on return.
+func (t *Target) call(ctx context.Context, line string) (string, error) {
+	release, err := t.take(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	c, err := t.gdb()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	err = c.Console(ctx, line, &b)
+	return b.String(), lost(err)
+}
+
 // query runs a line in GDB that changes nothing and returns what it prints.
 func (t *Target) query(ctx context.Context, line string) (string, error) {
 	release, err := t.take(ctx)
@@ -391,9 +407,8 @@ func (t *Target) console(ctx context.Context, line string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var b bytes.Buffer
-	err = c.Console(ctx, line, &b)
-	return b.String(), lost(err)
+	text, err := c.Query(ctx, line)
+	return text, lost(err)
 }
 
 // remember keeps the program that a new GDB would be given.

@@ -37,9 +37,6 @@ type Lookbehind interface {
 // MaxSpan is the greatest span of a matcher in bytes.
 const MaxSpan = 1 << 20
 
-// MatchesZeros reports whether memory that is all zeros matches.
-func MatchesZeros(m Matcher) bool { return zeroMatch(m) > 0 }
-
 // zeroMatch is the length of the match at any place in memory that is all
 // zeros for a span on and one byte before, 0 for none.
 func zeroMatch(m Matcher) int {

@@ -103,19 +103,17 @@ func parseBlock(s string) (b MemoryBlock, ok bool) {
 	return b, true
 }
 
-// HostAddress reads the answer of QEMU's monitor to gpa2hva: where in QEMU's own
-// memory the guest's physical address pa is. ok is false where there is no memory.
-func HostAddress(text string, pa uint64) (host uint64, ok bool) {
+// HostAddress reads the answer of QEMU's monitor to gpa2hva: the name of the
+// memory that the guest has at physical address pa, and where that is in QEMU's
+// own memory. ok is false where there is no memory.
+func HostAddress(text string, pa uint64) (name string, host uint64, ok bool) {
 	rest, found := strings.CutPrefix(strings.TrimSpace(text), fmt.Sprintf("Host virtual address for %#x (", pa))
-	if !found {
-		return 0, false
-	}
 	i := strings.LastIndex(rest, ") is 0x")
-	if i < 0 {
-		return 0, false
+	if !found || i < 0 {
+		return "", 0, false
 	}
 	host, err := strconv.ParseUint(rest[i+len(") is 0x"):], 16, 64)
-	return host, err == nil
+	return rest[:i], host, err == nil
 }
 
 // ParseMonitorMem reads what "info mem" of QEMU's monitor prints of the page

@@ -63,18 +63,19 @@ func TestHostAddress(t *testing.T) {
 	for _, c := range []struct {
 		text string
 		pa   uint64
+		name string
 		host uint64
 		ok   bool
 	}{
-		{"Host virtual address for 0x1000 (pc.ram) is 0x7f25d3e01000\r\n", 0x1000, 0x7f25d3e01000, true},
-		{"Host virtual address for 0x1000 (odd) is 0x1 (x) is 0x2000", 0x1000, 0x2000, true},
-		{"Host virtual address for 0x1000 (pc.ram) is 0x7f25d3e01000", 0x2000, 0, false},
-		{"Memory at address 0xfee00000 is not RAM", 0xfee00000, 0, false},
-		{"No memory is mapped at address 0xd0000000", 0xd0000000, 0, false},
-		{"Host virtual address for 0x1000 (pc.ram) is 0x", 0x1000, 0, false},
+		{"Host virtual address for 0x1000 (pc.ram) is 0x7f25d3e01000\r\n", 0x1000, "pc.ram", 0x7f25d3e01000, true},
+		{"Host virtual address for 0x1000 (odd) is 0x1 (x) is 0x2000", 0x1000, "odd) is 0x1 (x", 0x2000, true},
+		{"Host virtual address for 0x1000 (pc.ram) is 0x7f25d3e01000", 0x2000, "", 0, false},
+		{"Memory at address 0xfee00000 is not RAM", 0xfee00000, "", 0, false},
+		{"No memory is mapped at address 0xd0000000", 0xd0000000, "", 0, false},
+		{"Host virtual address for 0x1000 (pc.ram) is 0x", 0x1000, "pc.ram", 0, false},
 	} {
-		if host, ok := HostAddress(c.text, c.pa); host != c.host || ok != c.ok {
-			t.Errorf("%q: %#x, %v", c.text, host, ok)
+		if name, host, ok := HostAddress(c.text, c.pa); name != c.name || host != c.host || ok != c.ok {
+			t.Errorf("%q: %q at %#x, %v", c.text, name, host, ok)
 		}
 	}
 }
@@ -150,8 +151,9 @@ func FuzzParseMtree(f *testing.F) {
 func FuzzHostAddress(f *testing.F) {
 	f.Add("Host virtual address for 0x1000 (pc.ram) is 0x7f25d3e01000", uint64(0x1000))
 	f.Fuzz(func(t *testing.T, text string, pa uint64) {
-		if host, ok := HostAddress(text, pa); ok && !strings.Contains(strings.ToLower(text), fmt.Sprintf("%x", host)) {
-			t.Fatalf("%#x is not in %q", host, text)
+		name, host, ok := HostAddress(text, pa)
+		if ok && !(strings.Contains(text, name) && strings.Contains(strings.ToLower(text), fmt.Sprintf("%x", host))) {
+			t.Fatalf("%q at %#x is not in %q", name, host, text)
 		}
 	})
 }

@@ -296,6 +296,18 @@ func (k *call) outcome(err error) error {
 // GDB's input (define, commands, python alone) wait for them in vain until ctx
 // ends. Errors are like those of Send.
 func (c *Client) Console(ctx context.Context, line string, out io.Writer) error {
+	return c.console(ctx, line, out, true)
+}
+
+// Query is Console for a line that sets nothing running, which is over with
+// GDB's answer to it, and returns what it prints.
+func (c *Client) Query(ctx context.Context, line string) (string, error) {
+	var b strings.Builder
+	err := c.console(ctx, line, &b, false)
+	return b.String(), err
+}
+
+func (c *Client) console(ctx context.Context, line string, out io.Writer, stop bool) error {
 	if strings.IndexByte(line, 0) >= 0 {
 		return fmt.Errorf("%q: the line holds a NUL byte", line)
 	}
@@ -315,9 +327,10 @@ func (c *Client) Console(ctx context.Context, line string, out io.Writer) error 
 	if e != nil {
 		k.unecho(e.Msg)
 	}
-	// The stop and what belongs to it.
-	if _, berr := k.exchange(barrier); berr != nil && !errors.As(berr, new(*Error)) {
-		return berr
+	if stop { // and what belongs to it
+		if _, berr := k.exchange(barrier); berr != nil && !errors.As(berr, new(*Error)) {
+			return berr
+		}
 	}
 	if late := k.lateError(); late != nil && err == nil {
 		k.unecho(late.Msg)
