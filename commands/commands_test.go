@@ -110,6 +110,30 @@ func (d *fakeDebuggee) PageWalk(_ context.Context, addr uint64, root *uint64) (*
 	}
 	return p, nil
 }
+
+// Physical is two pages of RAM, of which the second one is mapped at many places.
+func (d *fakeDebuggee) Physical(context.Context) (*target.Physical, error) {
+	if _, ok := d.bytes[0x100000]; !ok {
+		d.bytes[0x100000] = make([]byte, 0x2000)
+	}
+	return &target.Physical{
+		Memory: d,
+		Map: &vm.Map{AddressBits: 64, Notes: []string{"a note"}, Mappings: []vm.Mapping{{
+			Range: vm.Range{Start: 0x100000, Size: 0x2000}, Perm: vm.KnownRead | vm.Read | vm.KnownWrite | vm.Write, Name: "[pc.ram]", Source: vm.SourceMachine,
+		}}},
+		MappedAt: func(pa uint64, limit int) (at []uint64, all int) {
+			if pa < 0x101000 {
+				return nil, 0
+			}
+			for all = range 6 {
+				if all < limit {
+					at = append(at, uint64(all)<<32+pa&0xfff)
+				}
+			}
+			return at, 6
+		},
+	}, nil
+}
 func (d *fakeDebuggee) Help(_ context.Context, topic string) (string, error) {
 	if topic == "nosuch" {
 		return "", errors.New(`Undefined command: "nosuch".  Try "help".`)
@@ -279,6 +303,7 @@ func TestErrors(t *testing.T) {
 		{"vmmap_load /nosuch", "no such file"},
 		{"vmmap_load " + elf, "not an ELF file"},
 		{"vmmap_load a b", "one FILE"},
+		{"vmmap | search --phys x", "nothing is piped into it"},
 		{"search", "takes a VALUE"},
 		{"search ''", "empty"},
 		{"search -4 0x123456789", "does not fit in 4 bytes (use -8)"},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"dbgsh/target"
 	"dbgsh/vm"
 )
 
@@ -33,6 +34,10 @@ across adjacent mappings too. The last line says what was searched and what
 could not be read. A process on this machine is read from outside: nothing in it
 changes by that.
 
+For a machine in QEMU --phys searches its RAM and ROM by physical address, mapped
+or not, and lists behind each hit the virtual addresses at which the selected
+CPU's page tables map it. REGIONs are physical then.
+
 The hits are kept until the next search. --next looks for VALUE at their places
 alone; --changed and --unchanged, which need no VALUE, keep those where other
 bytes stand now, or the same ones. @last is a REGION: the mappings that hold
@@ -54,6 +59,7 @@ them.`,
 			{"search -4 --next 99", "... then, later, those of them that hold 99"},
 			{"search --changed", "those that have changed since"},
 			{"vmmap -w libc | search -p main", "only in what vmmap selects"},
+			{"search --phys 'Linux version'", "in a machine's RAM, mapped or not"},
 			{"search flag{ | vmmap", "the mappings that hold it"},
 			{"search -l 1 --fail-if-none ELF", "in a script: an error where there is none"},
 		},
@@ -89,6 +95,7 @@ func (o *searchOptions) flags(f *pflag.FlagSet) {
 	f.Uint64VarP(&o.limit, "limit", "l", 0, "stop after `N` hits")
 	f.Uint64VarP(&o.align, "aligned", "a", 0, "only addresses that are multiples of `N`")
 	f.Uint64VarP(&o.skip, "step", "s", 0, "go on `N` bytes after each hit")
+	f.BoolVar(&o.where.physical, "phys", false, "search a machine's physical memory, and list where each hit is mapped")
 	f.BoolVar(&o.next, "next", false, "only at the hits of the last search")
 	f.BoolVar(&o.changed, "changed", false, "keep the hits of the last search where other bytes stand now")
 	f.BoolVar(&o.unchanged, "unchanged", false, "keep the hits of the last search where the same bytes stand")
@@ -130,8 +137,10 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if o.refines() && s.last == nil {
-		return nil, usagef("nothing has been searched for yet, so there are no hits to look at again")
+	if o.refines() {
+		if err := s.checkLast(o.where.physical); err != nil {
+			return nil, err
+		}
 	}
 	words := in.Args
 	var matcher vm.Matcher
@@ -152,12 +161,17 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	if err != nil {
 		return nil, err
 	}
-	m, sel, err := choose(ctx, s, filter, in.Pipe)
+	m, sel, memory, err := o.open(ctx, s, filter, in.Pipe)
 	if err != nil {
 		return nil, err
 	}
+	defer memory.Close()
 	res := &searchResult{
 		mappings: partsOf(sel.Matches()), bits: m.AddressBits, onlyCount: o.count, shown: o.shown,
+	}
+	if physical, ok := memory.(*target.Physical); ok {
+		res.physical = physical
+		res.notes = append(res.notes, m.Notes...)
 	}
 	if len(res.mappings) == 0 {
 		res.notes = append(res.notes, noneNote(m, filter))
@@ -168,7 +182,7 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	if m.Live {
 		res.notes = append(res.notes, "the debuggee runs while it is searched: what it maps, unmaps or writes meanwhile may be missed")
 	}
-	if err := o.find(ctx, s, matcher, res); err != nil {
+	if err := o.find(ctx, s, memory, matcher, res); err != nil {
 		return nil, err
 	}
 	switch why := res.scan.Partial; {
@@ -186,13 +200,29 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	}
 }
 
-// find searches res.mappings, and keeps the hits for the next search.
-func (o *searchOptions) find(ctx context.Context, s *Session, matcher vm.Matcher, res *searchResult) error {
-	memory, err := s.Debuggee.Memory(ctx)
-	if err != nil {
-		return err
+// open chooses what to search, and opens the memory that is to be searched: the
+// debuggee's, or a machine's physical one.
+func (o *searchOptions) open(ctx context.Context, s *Session, f vm.Filter, pipe Result) (*vm.Map, vm.Selection, target.Memory, error) {
+	if o.where.physical {
+		if pipe != nil {
+			return nil, vm.Selection{}, nil, usagef("--phys searches all physical memory, so nothing is piped into it; REGIONs choose from it")
+		}
+		physical, err := s.Debuggee.Physical(ctx)
+		if err != nil {
+			return nil, vm.Selection{}, nil, err
+		}
+		return physical.Map, f.Select(physical.Map), physical, nil
 	}
-	defer memory.Close()
+	m, sel, err := choose(ctx, s, f, pipe)
+	if err != nil {
+		return nil, sel, nil, err
+	}
+	memory, err := s.Debuggee.Memory(ctx)
+	return m, sel, memory, err
+}
+
+// find searches res.mappings, and keeps the hits for the next search.
+func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memory, matcher vm.Matcher, res *searchResult) (err error) {
 	if o.refines() {
 		change := vm.AnyChange
 		switch {
@@ -234,6 +264,7 @@ func (o *searchOptions) find(ctx context.Context, s *Session, matcher vm.Matcher
 		}
 		s.last = vm.TakeSnapshot(res.scan)
 	}
+	s.lastPhysical = o.where.physical
 	res.notes = append(res.notes, res.scan.Notes...)
 	if n, ok := memory.(interface{ Notes() []string }); ok {
 		res.notes = append(res.notes, n.Notes()...)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"dbgsh/target"
 	"dbgsh/vm"
 )
 
@@ -19,6 +20,7 @@ type searchResult struct {
 	mappings []vm.Mapping // what was searched
 	bits     int
 	notes    []string
+	physical *target.Physical // what was searched, where addresses are physical
 
 	onlyCount bool // text is the number of hits alone
 	shown     int  // how many hits text shows; negative is all
@@ -26,6 +28,9 @@ type searchResult struct {
 
 // Selected is the mappings that hold hits.
 func (r *searchResult) Selected() *vm.Map {
+	if r.physical != nil {
+		return nil
+	}
 	m := &vm.Map{AddressBits: r.bits}
 	last := -1
 	for _, h := range r.scan.Hits.All() {
@@ -60,10 +65,38 @@ func (r *searchResult) WriteText(t *Text) {
 			return
 		}
 		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-*s", titleWidth, titles[h.Mapping])
-		t.Printf(Plain, " %#-*x  %-*s  %s\n", width, h.Address, 3*vm.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
+		t.Printf(Plain, " %#-*x  %-*s  %s", width, h.Address, 3*vm.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
+		t.Print(Plain, r.mappedAt(h.Address)+"\n")
 	}
 	t.notes(r.notes)
 	t.Print(Plain, r.summary()+"\n")
+}
+
+// The most virtual addresses of a hit in physical memory that text and JSON
+// list: a page of zeros may be mapped at millions.
+const (
+	textMapped = 4
+	jsonMapped = 1024
+)
+
+// mappedAt is where a hit in physical memory is mapped, in words; "" for others.
+func (r *searchResult) mappedAt(pa uint64) string {
+	if r.physical == nil {
+		return ""
+	}
+	at, all := r.physical.MappedAt(pa, textMapped)
+	if all == 0 {
+		return "  not mapped"
+	}
+	var b strings.Builder
+	for i, va := range at {
+		b.WriteString([]string{"  at ", ", "}[min(i, 1)])
+		fmt.Fprintf(&b, "%#x", va)
+	}
+	if all > len(at) {
+		fmt.Fprintf(&b, " and at %d more", all-len(at))
+	}
+	return b.String()
 }
 
 // titles are the short names of the mappings that hold hits to show, and the
@@ -165,6 +198,10 @@ type jsonHit struct {
 	Address hexNumber `json:"address"`
 	Mapping string    `json:"mapping"`
 	Preview string    `json:"preview"` // hex
+	// Of a hit in physical memory: the virtual addresses where it is mapped, as
+	// far as they are listed, and how many there are.
+	Mapped      []hexNumber `json:"mapped_at,omitzero"`
+	MappedCount *int        `json:"mapped_count,omitempty"`
 }
 
 // jsonSearch is what JSON shows of a search, beside its hits.
@@ -195,7 +232,15 @@ func (r *searchResult) WriteJSON(w io.Writer) error {
 		if i > 0 {
 			out.WriteByte(',')
 		}
-		text, err := json.Marshal(jsonHit{hexNumber(h.Address), r.mappings[h.Mapping].Title(), hex.EncodeToString(h.Preview)})
+		hit := jsonHit{Address: hexNumber(h.Address), Mapping: r.mappings[h.Mapping].Title(), Preview: hex.EncodeToString(h.Preview)}
+		if r.physical != nil {
+			at, all := r.physical.MappedAt(h.Address, jsonMapped)
+			hit.Mapped, hit.MappedCount = make([]hexNumber, len(at)), &all
+			for i, va := range at {
+				hit.Mapped[i] = hexNumber(va)
+			}
+		}
+		text, err := json.Marshal(hit)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package commands
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -68,5 +69,65 @@ func TestRefineKeepsWhatWasNotLookedAt(t *testing.T) {
 	// Outside the region: dropped, and said.
 	if got, err = run(t, s, "search --unchanged [heap]"); err != nil || last() != "0" || !strings.Contains(got, "7 hits of the last search dropped") {
 		t.Errorf("%s hits, %v\n%s", last(), err, got)
+	}
+}
+
+func TestSearchPhysical(t *testing.T) {
+	s, d := newSession(t)
+	if _, err := d.Physical(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ram := d.bytes[0x100000]
+	copy(ram[0x10:], "needle")
+	copy(ram[0x1020:], "needle")
+	copy(d.bytes[0x600000], "needle")
+	for _, c := range []struct {
+		line string
+		want []string // what the text holds; an error's message follows "!"
+	}{
+		{"search --phys needle", []string{
+			"[pc.ram]        0x100010  6e 65", "  not mapped\n", "[pc.ram]        0x101020  ",
+			"needle..........  at 0x20, 0x100000020, 0x200000020, 0x300000020 and at 2 more\n", "a note\n", "2 hits; searched 8.0 KiB in 1 mapping\n",
+		}},
+		{"search --phys --next needle 0x101000-0x102000", []string{"1 hit;"}},
+		{"search --phys --unchanged @last", []string{"0x101020"}},
+		{"search --phys needle pc.rom", []string{"no mapping", "0 hits"}},
+		{"search --phys needle -w", []string{"2 hits;"}},
+		{"search --phys needle | vmmap", []string{"!physical addresses"}},
+		{"search --next needle", []string{"!give search --phys"}},
+		{"vmmap @last", []string{"!@last: the hits of the last search are physical"}},
+		{"search needle", []string{"1 hit;"}},
+		{"search --phys --changed", []string{"!--phys asks for physical"}},
+	} {
+		text, err := run(t, s, c.line)
+		for _, want := range c.want {
+			if msg, failure := strings.CutPrefix(want, "!"); failure {
+				if err == nil || !strings.Contains(err.Error(), msg) {
+					t.Errorf("%s: %v", c.line, err)
+				}
+			} else if err != nil || !strings.Contains(text, want) {
+				t.Errorf("%s: %q is not in (%v)\n%s", c.line, want, err, text)
+			}
+		}
+	}
+	out, err := execute(s, "search --phys --json needle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(out.Result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Hits []struct {
+			Mapped []string `json:"mapped_at"`
+			Count  *int     `json:"mapped_count"`
+		}
+	}
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Hits) != 2 || got.Hits[0].Mapped == nil || *got.Hits[0].Count != 0 || len(got.Hits[1].Mapped) != 6 || *got.Hits[1].Count != 6 || got.Hits[1].Mapped[1] != "0x100000020" {
+		t.Errorf("%s", text)
 	}
 }

@@ -17,7 +17,8 @@ import (
 type Selector interface {
 	Result
 	// Selected is a map of nothing but what was selected. Mappings of which
-	// only a part was asked for are cut to it.
+	// only a part was asked for are cut to it. It is nil where what was
+	// selected has no virtual addresses.
 	Selected() *vm.Map
 }
 
@@ -26,6 +27,7 @@ type selection struct {
 	writable, executable bool
 	perm                 string
 	byAddr, byName       bool
+	physical             bool // REGIONs are physical memory
 }
 
 // flags declares the flags of a selection; execShort is the letter for
@@ -80,8 +82,8 @@ func (o *selection) region(ctx context.Context, s *Session, w Word) (vm.Region, 
 			return r, err
 		}
 		if w.Text == "@last" {
-			if s.last == nil {
-				return vm.Region{}, usagef("@last: nothing has been searched for yet")
+			if err := s.checkLast(o.physical); err != nil {
+				return vm.Region{}, fmt.Errorf("@last: %w", err)
 			}
 			return s.last.Region(w.Text), nil
 		}
@@ -99,6 +101,20 @@ func (o *selection) region(ctx context.Context, s *Session, w Word) (vm.Region, 
 	return vm.Region{}, err
 }
 
+// checkLast refuses to use the hits of the last search where there are none, or
+// where their addresses are of the other kind.
+func (s *Session) checkLast(physical bool) error {
+	switch {
+	case s.last == nil:
+		return usagef("nothing has been searched for yet, so there are no hits to look at again")
+	case s.lastPhysical && !physical:
+		return usagef("the hits of the last search are physical addresses; give search --phys")
+	case !s.lastPhysical && physical:
+		return usagef("the hits of the last search are virtual addresses, and --phys asks for physical ones")
+	}
+	return nil
+}
+
 // choose applies the selection to what the stage before handed over, or else
 // to the whole map.
 func choose(ctx context.Context, s *Session, f vm.Filter, pipe Result) (*vm.Map, vm.Selection, error) {
@@ -110,7 +126,9 @@ func choose(ctx context.Context, s *Session, f vm.Filter, pipe Result) (*vm.Map,
 			return nil, vm.Selection{}, err
 		}
 	case Selector:
-		m = p.Selected()
+		if m = p.Selected(); m == nil {
+			return nil, vm.Selection{}, usagef("the stage before hands over physical addresses, of which there is no mapping")
+		}
 	default:
 		return nil, vm.Selection{}, usagef("the stage before hands over no mappings; vmmap and search do")
 	}

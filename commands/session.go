@@ -19,7 +19,8 @@ type Session struct {
 	// how much of it is done, and finish when it is over.
 	Progress func(what string) (update func(done, total uint64), finish func())
 
-	last *vm.Snapshot // the hits of the last search, nil before the first
+	last         *vm.Snapshot // the hits of the last search, nil before the first
+	lastPhysical bool         // their addresses are physical ones
 }
 
 // Debuggee is what commands need of the target. Its methods may be called
@@ -48,6 +49,9 @@ type Debuggee interface {
 	// PageWalk follows an address through page tables: those of another root
 	// than the selected CPU's where root is not nil.
 	PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error)
+	// Physical is the physical memory of a machine in QEMU; close it after use.
+	// The error wraps target.ErrNoPageTables where there is no such machine.
+	Physical(ctx context.Context) (*target.Physical, error)
 	// Status is what is known of the debuggee and its GDB.
 	Status(ctx context.Context) (target.Status, error)
 	// Help is what GDB's help says of a topic.
