@@ -138,6 +138,8 @@ func (k *kernelMemory) ReadMemory(ctx context.Context, p []byte, addr uint64) (i
 	return k.read(ctx, p, func(off uint64) (pa, n uint64, ok bool) { return k.Backing(addr + off) })
 }
 
+var _ vm.Aliased = (*kernelMemory)(nil)
+
 // Backing implements vm.Aliased: kernels map all RAM at one place and parts of
 // it at others.
 func (k *kernelMemory) Backing(addr uint64) (pa, n uint64, ok bool) {

@@ -171,7 +171,10 @@ func (r *ScanResult) UnreadMappings(ms []Mapping) []UnreadMapping {
 // Reader r may also be Sparse, which is asked about mappings that are
 // Anonymous: what is not populated there is searched without being read. And it
 // may be a MappingReader, a Prober, and a Finder, which is asked where the
-// matcher is one of NewBytes.
+// matcher is one of NewBytes. The memory behind an Aliased one is searched once
+// for all addresses at which it stands, where that is less to read and neither
+// Skip nor SkipMatch is asked for; the answer is the same, but what was searched
+// before an early end is not the lowest addresses.
 //
 // A cancelled context ends the search at once, even while the reader hangs,
 // with what was found so far; only invalid options make an error.
@@ -184,7 +187,15 @@ func Scan(ctx context.Context, r Reader, ms []Mapping, o ScanOptions) (*ScanResu
 			return scanFinder(ctx, f, r, exact.needle, ms, o), nil
 		}
 	}
-	return newScan(ctx, r, ms, o).run(), nil
+	s := newScan(ctx, r, ms, pieces(ms), o)
+	if a, ok := r.(Aliased); ok {
+		if x := newAliasScan(s, a); x != nil && x.saves() {
+			if res := x.run(); res != nil {
+				return res, nil
+			}
+		}
+	}
+	return s.run(), nil
 }
 
 // complete fills in defaults and refuses what is out of range.

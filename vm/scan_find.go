@@ -203,7 +203,7 @@ func (s *finderScan) read(run run, off uint64) error {
 	}
 	o.MaxHits -= s.res.Hits.Len()
 	o.Progress = func(done, _ uint64) { s.progress(done) }
-	scan := newScan(s.ctx, s.reader, parts, o)
+	scan := newScan(s.ctx, s.reader, parts, pieces(parts), o)
 	scan.resume, scan.closed = s.resume, s.closed
 	part := scan.run()
 	for i := range part.Hits.Len() {

@@ -57,7 +57,8 @@ type scan struct {
 	done     uint64 // of total
 }
 
-func newScan(ctx context.Context, r Reader, ms []Mapping, o ScanOptions) *scan {
+// newScan is a search of the pieces, which are parts of the mappings.
+func newScan(ctx context.Context, r Reader, ms []Mapping, ps []piece, o ScanOptions) *scan {
 	s := &scan{ctx: ctx, reader: r, ms: ms, o: o, seen: make([]bool, len(ms))}
 	s.turnOver.L = &s.merging
 	s.mapping, _ = r.(MappingReader)
@@ -69,10 +70,10 @@ func newScan(ctx context.Context, r Reader, ms []Mapping, o ScanOptions) *scan {
 	s.plan = planner{
 		ms: ms, page: o.PageSize, chunk: uint64(o.Chunk), behind: s.behind,
 		tail:   uint64(max(o.Matcher.Span(), PreviewSize)) - 1,
-		pieces: pieces(ms), into: make([]Extent, populatedBatch),
+		pieces: ps, into: make([]Extent, populatedBatch),
 	}
 	s.plan.sparse, _ = r.(Sparse)
-	for _, p := range s.plan.pieces {
+	for _, p := range ps {
 		sum, carry := bits.Add64(s.total, p.Size, 0)
 		s.total = sum | -carry
 	}
@@ -100,6 +101,26 @@ func (s *scan) run() *ScanResult {
 	s.merging.Lock()
 	defer s.merging.Unlock()
 	s.end(s.ctx.Err())
+	return s.finish()
+}
+
+// reached is the first address that was not searched; ok is false if there is none.
+func (s *scan) reached() (addr uint64, ok bool) {
+	s.merging.Lock()
+	defer s.merging.Unlock()
+	left := s.done
+	for _, p := range s.plan.pieces {
+		if left < p.Size {
+			return p.Start + left, true
+		}
+		left -= p.Size
+	}
+	return 0, false
+}
+
+// finish is the result as it is now. The caller holds merging, or nobody else
+// has the scan.
+func (s *scan) finish() *ScanResult {
 	r := s.result
 	for _, seen := range s.seen {
 		if seen {
