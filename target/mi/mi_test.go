@@ -233,6 +233,9 @@ func TestConsoleError(t *testing.T) {
 		if !errors.As(err, &e) || e.Msg != want[1] || b.String() != want[0] {
 			t.Errorf("%s: %q, %v", line, b.String(), err)
 		}
+		if text, err := c.Query(testContext(t), line); !errors.As(err, &e) || e.Msg != want[1] || text != want[0] {
+			t.Errorf("%s: %q, %v", line, text, err)
+		}
 	}
 }
 
@@ -607,7 +610,7 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// Every Console call gets its own text and nothing else.
+// Every call gets its own text and nothing else.
 func TestConcurrent(t *testing.T) {
 	c := realGDB(t, Config{})
 	ctx := testContext(t)
@@ -617,8 +620,12 @@ func TestConcurrent(t *testing.T) {
 			for i := range 50 {
 				want := fmt.Sprintf("%d.%d é\n", g, i)
 				var b bytes.Buffer
-				if err := c.Console(ctx, "echo "+strings.ReplaceAll(want, "\n", `\n`), &b); err != nil || b.String() != want {
+				line := "echo " + strings.ReplaceAll(want, "\n", `\n`)
+				if err := c.Console(ctx, line, &b); err != nil || b.String() != want {
 					t.Errorf("%q, %v, want %q", b.String(), err, want)
+				}
+				if text, err := c.Query(ctx, line); err != nil || text != want {
+					t.Errorf("%q, %v, want %q", text, err, want)
 				}
 				if r, err := c.Send(ctx, "data-evaluate-expression", strconv.Itoa(g*100+i)); err != nil || r.Str("value") != strconv.Itoa(g*100+i) {
 					t.Errorf("%v, %v", r, err)
