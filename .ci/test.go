@@ -23,7 +23,8 @@ func main() {
 	if *only != "" {
 		fuzzTime = *only
 	} else {
-		c.goTest("-count=1", "-race", "-timeout", "4m", "./...")
+		// The time is for what hangs, not for a machine that is slow.
+		c.goTest("-count=1", "-race", "-timeout", "10m", "./...")
 	}
 	targets := c.fuzzTargets()
 	c.fuzzing = true

@@ -107,6 +107,7 @@ func (d *fakeDebuggee) PageWalk(_ context.Context, addr uint64, root *uint64) (*
 	if addr == 0x123 {
 		p.Steps[0].Flags, p.End, p.Phys, p.PageSize = "P W", pt.Mapped, 0x5123, 0x1000
 		p.Why, p.Access = "the PTE entry maps a page of 4 KiB", pt.KernelRead|pt.KernelWrite
+		p.Notes = []string{"CR0.WP is 0"}
 	}
 	return p, nil
 }

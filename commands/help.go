@@ -31,6 +31,13 @@ func help() Command {
 			if c := s.Registry.Lookup(topic); c != nil {
 				return &helpResult{c}, nil
 			}
+			words := strings.Fields(topic)
+			if words[0] == "set" || words[0] == "show" {
+				words = words[1:]
+			}
+			if one := s.Settings.find(strings.Join(words, " ")); one != nil {
+				return &settingResult{*one}, nil
+			}
 			text, err := s.Debuggee.Help(ctx, topic)
 			if err != nil {
 				if cs := s.Registry.WithPrefix(topic); len(cs) == 1 {

@@ -18,9 +18,10 @@ func pagewalk() Command {
 		Short: "Follow an address through the page tables, level by level.",
 		Long: `For a machine in QEMU. ADDR, an expression, is translated by the tables of the
 selected thread's CPU, or of those at the physical address that --root names. Each
-line is an entry: its name, where it stands, its value and its flags. The last
-line says where the walk ends and why, what the address is mapped to, and what
-kernel and user may do there by all entries together.`,
+line is an entry: its name, where it stands, its value and its flags. The line
+after them says where the walk ends and why, what the address is mapped to, and
+what kernel and user may do there by all entries together. Notes follow where
+more than the entries decides.`,
 		Examples: []Example{
 			{"pagewalk $sp", "where the top of the stack lies in physical memory"},
 			{"pagewalk --root 0x2a10000 0x400000", "an address of another process's"},
@@ -63,7 +64,7 @@ func rootAt(ctx context.Context, s *Session, expr string) (*uint64, error) {
 // walkResult is the way of an address through page tables.
 type walkResult struct{ path *pt.Path }
 
-// WriteText is a line for each entry, then where that leads.
+// WriteText is a line for each entry, then where that leads, then the notes.
 func (r *walkResult) WriteText(t *Text) {
 	p := r.path
 	t.Printf(Title, "%#x by %s\n", p.VA, p.Mode)
@@ -72,6 +73,7 @@ func (r *walkResult) WriteText(t *Text) {
 	}
 	if p.End != pt.Mapped {
 		t.Printf(Strong, "%v: %s\n", p.End, p.Why)
+		t.notes(p.Notes)
 		return
 	}
 	t.Printf(Strong, "physical %#x: %s, kernel %s, user %s", p.Phys, p.Why, p.Access.Kernel(), p.Access.User())
@@ -79,6 +81,7 @@ func (r *walkResult) WriteText(t *Text) {
 		t.Print(Plain, ", "+f)
 	}
 	t.Print(Plain, "\n")
+	t.notes(p.Notes)
 }
 
 // stepJSON is how JSON shows an entry.
@@ -107,7 +110,8 @@ func (r *walkResult) MarshalJSON() ([]byte, error) {
 		Kernel   string     `json:"kernel,omitempty"`
 		User     string     `json:"user,omitempty"`
 		Flags    string     `json:"flags,omitempty"`
-	}{Address: hexNumber(p.VA), Mode: p.Mode, Steps: make([]stepJSON, len(p.Steps)), Mapped: p.End == pt.Mapped, End: p.End.String(), Why: p.Why}
+		Notes    []string   `json:"notes"`
+	}{Address: hexNumber(p.VA), Mode: p.Mode, Steps: make([]stepJSON, len(p.Steps)), Mapped: p.End == pt.Mapped, End: p.End.String(), Why: p.Why, Notes: append([]string{}, p.Notes...)}
 	for i, s := range p.Steps {
 		out.Steps[i] = stepJSON{s.Name, hexNumber(s.Table), s.Index, hexNumber(s.Addr), hexNumber(s.Value), s.Flags}
 	}

@@ -28,6 +28,7 @@ func TestPageTables(t *testing.T) {
 0x123 by x86-64, 4 levels
 PML4E   0x1000[3] at 0x1018: 0x0000000000002060 P W
 physical 0x5123: the PTE entry maps a page of 4 KiB, kernel rw-, user ---
+CR0.WP is 0
 `,
 		"pagewalk --root $sp-0x100 2": `
 0x2 by x86-64, 4 levels
@@ -50,8 +51,8 @@ not present: the PML4E entry is not present
 func TestPageTablesJSON(t *testing.T) {
 	s, _ := newSession(t)
 	for line, wants := range map[string][]string{
-		"pagewalk 0x123":   {`"physical":"0x5123"`, `"mapped":true`, `"kernel":"rw-"`, `"flags":"P W"`},
-		"pagewalk 0x456":   {`"mapped":false`, `"end":"not present"`},
+		"pagewalk 0x123":   {`"physical":"0x5123"`, `"mapped":true`, `"kernel":"rw-"`, `"flags":"P W"`, `"notes":["CR0.WP is 0"]`},
+		"pagewalk 0x456":   {`"mapped":false`, `"end":"not present"`, `"notes":[]`},
 		"vmmap --pte":      {`"page_table":{"kernel":"rw-","user":"---","physical":"0x1000","page_size":4096,"flags":"A D","derived_region":"direct map"}`},
 		"vmmap --root $sp": {`"physical":"0x7ffffffde010"`},
 	} {

@@ -36,12 +36,13 @@ changes by that.
 
 For a machine in QEMU --phys searches its RAM and ROM by physical address, mapped
 or not, and lists behind each hit the virtual addresses at which the selected
-CPU's page tables map it. REGIONs are physical then.
+CPU's page tables map it. REGIONs are physical then, that of --into is not; hits
+by physical and by virtual address do not mix, in pipelines neither.
 
-The hits are kept until the next search. --next looks for VALUE at their places
-alone; --changed and --unchanged, which need no VALUE, keep those where other
-bytes stand now, or the same ones. @last is a REGION: the mappings that hold
-them.`,
+The hits, the first 10 million, are kept until the next search. --next looks for
+VALUE at their places alone; --changed and --unchanged, which need no VALUE, keep
+those where other bytes stand now, or the same ones. @last is a REGION: the
+mappings that hold them.`,
 		Examples: []Example{
 			{`search "session=" [heap]`, "a text in the heap"},
 			{`search -t string 'a\tb'`, "a text with a tab in it, and its NUL"},
@@ -174,7 +175,11 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 		res.notes = append(res.notes, m.Notes...)
 	}
 	if len(res.mappings) == 0 {
-		res.notes = append(res.notes, noneNote(m, filter))
+		lister := "vmmap"
+		if o.where.physical {
+			lister = "monitor info mtree -f"
+		}
+		res.notes = append(res.notes, noneNote(m, filter, lister))
 	}
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))
@@ -185,6 +190,7 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	if err := o.find(ctx, s, memory, matcher, res); err != nil {
 		return nil, err
 	}
+	res.qualified = res.qualified || res.scan.Partial != nil || res.scan.SearchedBytes == 0 && !o.refines()
 	switch why := res.scan.Partial; {
 	case why == nil && o.mustFind && res.scan.Count == 0:
 		return res, errNoHits
@@ -239,6 +245,10 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memo
 		}
 		res.scan = &refined.ScanResult
 		res.notes = append(res.notes, refinedNotes(refined)...)
+		if s.lastCut {
+			res.notes = append(res.notes, fmt.Sprintf("the search before kept only its first %d hits; the others were not looked at", vm.DefaultMaxHits))
+			res.qualified = true
+		}
 		s.last = refined.Snapshot
 	} else {
 		options := vm.ScanOptions{
@@ -263,6 +273,7 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memo
 			return err
 		}
 		s.last = vm.TakeSnapshot(res.scan)
+		s.lastCut = uint64(res.scan.Hits.Len()) < res.scan.Count || res.scan.CapReached
 	}
 	s.lastPhysical = o.where.physical
 	res.notes = append(res.notes, res.scan.Notes...)

@@ -3,8 +3,10 @@ package commands
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -23,6 +25,7 @@ type searchResult struct {
 	physical *target.Physical // what was searched, where addresses are physical
 
 	onlyCount bool // text is the number of hits alone
+	qualified bool // that number would mislead without the rest
 	shown     int  // how many hits text shows; negative is all
 }
 
@@ -46,7 +49,7 @@ func (r *searchResult) Selected() *vm.Map {
 func (r *searchResult) WriteText(t *Text) {
 	if r.onlyCount {
 		t.Printf(Plain, "%d\n", r.scan.Count)
-		if r.scan.SearchedBytes == 0 { // a bare 0 would pass for an answer
+		if r.qualified { // the bare number would pass for an answer
 			t.notes(append(r.notes, r.summary()))
 		}
 		return
@@ -85,7 +88,10 @@ func (r *searchResult) mappedAt(pa uint64) string {
 		return ""
 	}
 	at, all := r.physical.MappedAt(pa, textMapped)
-	if all == 0 {
+	switch {
+	case all == 0 && r.physical.Incomplete:
+		return "  not mapped where that was looked at"
+	case all == 0:
 		return "  not mapped"
 	}
 	var b strings.Builder
@@ -174,10 +180,22 @@ func (r *searchResult) summary() string {
 		}
 		b.WriteString(")")
 	}
-	if r.scan.Partial != nil {
-		fmt.Fprintf(&b, "; partial: %v", r.scan.Partial)
+	if why := r.partial(); why != "" {
+		b.WriteString("; partial: " + why)
 	}
 	return b.String()
+}
+
+// partial is why the search ended early, "" where it did not.
+func (r *searchResult) partial() string {
+	switch why := r.scan.Partial; {
+	case why == nil:
+		return ""
+	case errors.Is(why, context.Canceled):
+		return "interrupted"
+	default:
+		return why.Error()
+	}
 }
 
 // byteSize is a number of bytes for people: 512 bytes, 24.0 KiB, 1.5 GiB.
@@ -199,7 +217,7 @@ type jsonHit struct {
 	Mapping string    `json:"mapping"`
 	Preview string    `json:"preview"` // hex
 	// Of a hit in physical memory: the virtual addresses where it is mapped, as
-	// far as they are listed, and how many there are.
+	// far as they are listed, and how many there are where that is known.
 	Mapped      []hexNumber `json:"mapped_at,omitzero"`
 	MappedCount *int        `json:"mapped_count,omitempty"`
 }
@@ -235,7 +253,10 @@ func (r *searchResult) WriteJSON(w io.Writer) error {
 		hit := jsonHit{Address: hexNumber(h.Address), Mapping: r.mappings[h.Mapping].Title(), Preview: hex.EncodeToString(h.Preview)}
 		if r.physical != nil {
 			at, all := r.physical.MappedAt(h.Address, jsonMapped)
-			hit.Mapped, hit.MappedCount = make([]hexNumber, len(at)), &all
+			hit.Mapped = make([]hexNumber, len(at))
+			if !r.physical.Incomplete {
+				hit.MappedCount = &all
+			}
 			for i, va := range at {
 				hit.Mapped[i] = hexNumber(va)
 			}
@@ -256,9 +277,7 @@ func (r *searchResult) WriteJSON(w io.Writer) error {
 	for _, u := range r.scan.Unread {
 		rest.Unread = append(rest.Unread, jsonUnread{hexNumber(u.Start), "0x" + u.EndHex()})
 	}
-	if r.scan.Partial != nil {
-		rest.Partial = r.scan.Partial.Error()
-	}
+	rest.Partial = r.partial()
 	text, err := json.Marshal(rest)
 	if err != nil {
 		return err

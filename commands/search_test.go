@@ -94,7 +94,7 @@ func TestSearchPhysical(t *testing.T) {
 		{"search --phys needle pc.rom", []string{"no mapping", "0 hits"}},
 		{"search --phys needle -w", []string{"2 hits;"}},
 		{"search --phys needle | vmmap", []string{"!physical addresses"}},
-		{"search --next needle", []string{"!give search --phys"}},
+		{"search --next needle", []string{"!which only search --phys takes"}},
 		{"vmmap @last", []string{"!@last: the hits of the last search are physical"}},
 		{"search needle", []string{"1 hit;"}},
 		{"search --phys --changed", []string{"!--phys asks for physical"}},
@@ -129,5 +129,47 @@ func TestSearchPhysical(t *testing.T) {
 	}
 	if len(got.Hits) != 2 || got.Hits[0].Mapped == nil || *got.Hits[0].Count != 0 || len(got.Hits[1].Mapped) != 6 || *got.Hits[1].Count != 6 || got.Hits[1].Mapped[1] != "0x100000020" {
 		t.Errorf("%s", text)
+	}
+}
+
+// A number alone is only said where it is the whole answer.
+func TestCountThatIsNotAll(t *testing.T) {
+	s, d := newSession(t)
+	copy(d.bytes[0x600000], "needle")
+	if text, err := run(t, s, "search --count needle"); err != nil || text != "1\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if text, err := run(t, s, "search --count --next other"); err != nil || text != "0\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if text, err := run(t, s, "search --count --unchanged"); err != nil || text != "0\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if text, err := run(t, s, "search --count needle 0x1-0x2"); err != nil || !strings.Contains(text, "0 hits; searched 0 bytes") {
+		t.Errorf("%q, %v", text, err)
+	}
+	s.lastCut = true // of ten million
+	if text, err := run(t, s, "search --count --unchanged"); err != nil || !strings.Contains(text, "kept only its first 10000000 hits") {
+		t.Errorf("%q, %v", text, err)
+	}
+	dying := &dyingDebuggee{d, 2}
+	s.Debuggee = dying
+	if text, err := run(t, s, "search --count needle"); !errors.Is(err, vm.ErrProcessGone) || !strings.Contains(text, "; partial: ") {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+func TestSettingsAreExplained(t *testing.T) {
+	s, _ := newSession(t)
+	for _, line := range []string{"help kernel-vmmap", "help set kernel-vmmap", "help show kernel-vmmap"} {
+		if text, err := run(t, s, line); err != nil || !strings.Contains(text, "kernel-vmmap is auto (of auto, page-tables, monitor, none): where the map") {
+			t.Errorf("%s: %q, %v", line, text, err)
+		}
+	}
+	text, err := run(t, s, "help set")
+	for _, name := range s.Settings.Names() {
+		if err != nil || !strings.Contains(text, "\n"+name+" ") {
+			t.Errorf("%s is not in %q, %v", name, text, err)
+		}
 	}
 }

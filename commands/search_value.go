@@ -274,7 +274,7 @@ func (o *valueOptions) pointers(ctx context.Context, s *Session) (vm.Matcher, er
 		into = append(into, mp.Range)
 	}
 	if len(into) == 0 {
-		return nil, fmt.Errorf("--into: %s", noneNote(m, filter))
+		return nil, fmt.Errorf("--into: %s", noneNote(m, filter, "vmmap"))
 	}
 	size, order, err := s.Debuggee.Arch(ctx)
 	if err != nil {

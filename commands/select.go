@@ -108,7 +108,7 @@ func (s *Session) checkLast(physical bool) error {
 	case s.last == nil:
 		return usagef("nothing has been searched for yet, so there are no hits to look at again")
 	case s.lastPhysical && !physical:
-		return usagef("the hits of the last search are physical addresses; give search --phys")
+		return usagef("the hits of the last search are physical addresses, which only search --phys takes")
 	case !s.lastPhysical && physical:
 		return usagef("the hits of the last search are virtual addresses, and --phys asks for physical ones")
 	}
@@ -135,8 +135,8 @@ func choose(ctx context.Context, s *Session, f vm.Filter, pipe Result) (*vm.Map,
 	return m, f.Select(m), nil
 }
 
-// noneNote says that a filter lets nothing of m through.
-func noneNote(m *vm.Map, f vm.Filter) string {
+// noneNote says that a filter lets nothing of m through, of which lister shows all.
+func noneNote(m *vm.Map, f vm.Filter, lister string) string {
 	var b strings.Builder
 	b.WriteString("no mapping ")
 	if len(f.Regions) == 0 {
@@ -151,7 +151,7 @@ func noneNote(m *vm.Map, f vm.Filter) string {
 	if len(f.Regions) > 0 && !f.Perm.Any() {
 		fmt.Fprintf(&b, ", with permissions like %v", f.Perm)
 	}
-	fmt.Fprintf(&b, ` (%s; "vmmap" lists them)`, count(len(m.Mappings), "mapping"))
+	fmt.Fprintf(&b, ` (%s; %q lists them)`, count(len(m.Mappings), "mapping"), lister)
 	return b.String()
 }
 

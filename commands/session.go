@@ -21,6 +21,7 @@ type Session struct {
 
 	last         *vm.Snapshot // the hits of the last search, nil before the first
 	lastPhysical bool         // their addresses are physical ones
+	lastCut      bool         // there were more than are kept
 }
 
 // Debuggee is what commands need of the target. Its methods may be called

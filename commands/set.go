@@ -3,6 +3,8 @@ package commands
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"go/doc/comment"
 	"strings"
 )
 
@@ -12,6 +14,7 @@ func set() Command {
 		Group:    Shell,
 		Args:     "SETTING VALUE",
 		Short:    "Change a setting of dbgsh; other settings are GDB's.",
+		Long:     settingsHelp(),
 		Examples: []Example{{"set pager off", "never wait with long results"}},
 		Verbatim: true,
 		NoRepeat: true,
@@ -28,6 +31,18 @@ func set() Command {
 			return nil, nil
 		},
 	}
+}
+
+// settingsHelp is a line for each setting.
+func settingsHelp() string {
+	var b strings.Builder
+	b.WriteString("dbgsh's settings, what they may be (the first is what they start with), and what\nthey say:\n")
+	wrap := comment.Printer{TextPrefix: "    ", TextWidth: 80}
+	for _, one := range NewSettings().list {
+		fmt.Fprintf(&b, "\n%s %s\n", one.Name, strings.Join(one.Values, "|"))
+		b.Write(wrap.Text(new(comment.Parser).Parse(one.Short)))
+	}
+	return strings.TrimSpace(b.String())
 }
 
 func show() Command {
@@ -55,7 +70,7 @@ type settingResult struct{ Setting }
 
 // WriteText is one line.
 func (r *settingResult) WriteText(t *Text) {
-	t.Printf(Plain, "%s is %s: %s\n", r.Name, r.value, r.Short)
+	t.Printf(Plain, "%s is %s (of %s): %s\n", r.Name, r.value, strings.Join(r.Values, ", "), r.Short)
 }
 
 // MarshalJSON is {"setting","value"}.

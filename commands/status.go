@@ -3,6 +3,7 @@ package commands
 import (
 	"context"
 	"encoding/json"
+	"slices"
 
 	"dbgsh/target"
 	"dbgsh/vm"
@@ -18,7 +19,7 @@ func status() Command {
 			// The map first: the status says where it was found.
 			res := &statusResult{added: s.Maps.Added()}
 			if m, err := s.Maps.Map(ctx); err == nil {
-				res.notes = m.Notes
+				res.notes = slices.Concat(m.Notes, m.Rules)
 			}
 			var err error
 			if res.Status, err = s.Debuggee.Status(ctx); err != nil {

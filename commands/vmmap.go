@@ -120,8 +120,11 @@ func mapRows(m *vm.Map, sel vm.Selection, f vm.Filter) *mapResult {
 		bits:   m.AddressBits,
 		notes:  slices.Clone(m.Notes),
 	}
+	if len(f.Regions) == 0 { // of a part of the map they would say the same each time
+		res.notes = append(res.notes, m.Rules...)
+	}
 	if len(sel.Rows) == 0 && len(m.Mappings) > 0 {
-		res.notes = append(res.notes, noneNote(m, f))
+		res.notes = append(res.notes, noneNote(m, f, "vmmap"))
 	}
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))

@@ -6,33 +6,37 @@ import (
 )
 
 // ARM64 is the set-up of the EL1&0 translation regime's stage 1 of an AArch64
-// CPU. What is named below stands in the Arm Architecture Reference Manual
+// CPU, or of the EL2&0 regime, which is like it. What is named below stands in the Arm Architecture Reference Manual
 // (DDI 0487), chapter D8 "The AArch64 Virtual Memory System Architecture", and
 // in the descriptions of the registers. 128-bit descriptors and indirect
 // permissions (TCR2_EL1.D128, PIE) are not covered.
 type ARM64 struct {
-	TTBR0, TTBR1, TCR, SCTLR uint64 // the registers of EL1
+	// EL is the exception level whose registers the others are: 2 with the
+	// EL2&0 regime, which HCR_EL2.E2H chooses, else 1; 0 stands for 1. At any
+	// other level nothing can be said but that SCTLR_ELx.M is 0.
+	EL                       int
+	TTBR0, TTBR1, TCR, SCTLR uint64
 
 	// PhysBits is the width of physical addresses that
 	// ID_AA64MMFR0_EL1.PARange stands for, in bits. 0 when it is not known:
-	// then TCR_EL1.IPS alone bounds them.
+	// then TCR_ELx.IPS alone bounds them.
 	PhysBits int
+
+	roots [2]otherRoot // for TTBR0 and TTBR1
 }
 
 // WithRoot is the same set-up with another root table for the lower addresses
-// (TTBR0) or the upper ones (TTBR1).
+// (TTBR0) or the upper ones (TTBR1). Where the register could not hold pa, walks fail.
 func (c ARM64) WithRoot(pa uint64, upper bool) ARM64 {
-	// With 52-bit addresses, bits 5:2 of a TTBR hold bits 51:48.
-	ttbr := pa&bitRange(47, 1) | pa>>48&15<<2
 	if upper {
-		c.TTBR1 = ttbr
+		c.roots[1] = rootAt(pa)
 	} else {
-		c.TTBR0 = ttbr
+		c.roots[0] = rootAt(pa)
 	}
 	return c
 }
 
-// Bits of TCR_EL1 and SCTLR_EL1.
+// Bits of TCR_EL1 and SCTLR_EL1, and of TCR_EL2 and SCTLR_EL2 where HCR_EL2.E2H is 1.
 const (
 	tcrIPSShift = 32 // bits 34:32
 	tcrTBI0     = 1 << 37
@@ -46,7 +50,7 @@ const (
 	sctlrEE  = 1 << 25
 )
 
-// tcrHalf says where TCR_EL1 has what concerns one half of the addresses.
+// tcrHalf says where TCR_ELx has what concerns one half of the addresses.
 type tcrHalf struct {
 	tsz, epd, tg, hpd, e0pd int
 	grain                   [4]uint8 // by the value of TG; 0 is reserved
@@ -98,28 +102,33 @@ type armFormat struct {
 }
 
 func (c ARM64) regime() (*regime, error) {
-	if c.SCTLR&sctlrM == 0 {
-		return nil, fmt.Errorf("SCTLR_EL1.M is 0: %w", ErrPagingOff)
+	c.EL = max(c.EL, 1)
+	switch {
+	case c.SCTLR&sctlrM == 0:
+		return nil, fmt.Errorf("SCTLR_EL%d.M is 0: %w", c.EL, ErrPagingOff)
+	case c.EL > 2:
+		return nil, fmt.Errorf("EL%d has no regime of two halves", c.EL)
 	}
 	r := &regime{bits: 64}
-	lower := c.part(tcrHalf{tsz: 0, epd: 7, tg: 14, hpd: 41, e0pd: 55, grain: [4]uint8{12, 16, 14, 0}}, c.TTBR0, 0)
-	upper := c.part(tcrHalf{tsz: 16, epd: 23, tg: 30, hpd: 42, e0pd: 56, grain: [4]uint8{0, 14, 12, 16}}, c.TTBR1, 1)
+	lower, err := c.part(tcrHalf{tsz: 0, epd: 7, tg: 14, hpd: 41, e0pd: 55, grain: [4]uint8{12, 16, 14, 0}}, c.TTBR0, 0)
+	if err != nil {
+		return nil, err
+	}
+	upper, err := c.part(tcrHalf{tsz: 16, epd: 23, tg: 30, hpd: 42, e0pd: 56, grain: [4]uint8{0, 14, 12, 16}}, c.TTBR1, 1)
+	if err != nil {
+		return nil, err
+	}
 	if lower.format == upper.format {
 		upper.id = 0
 	}
-	r.mode = fmt.Sprintf("arm64, TTBR0 %s, TTBR1 %s", lower.mode(), upper.mode())
+	r.mode = fmt.Sprintf("arm64, TTBR0_EL%d %s, TTBR1_EL%[1]d %[3]s", c.EL, lower.mode(), upper.mode())
 	r.parts = []part{lower, upper}
-	for i := range r.parts {
-		if off := r.parts[i].off; off != "" {
-			r.notes = append(r.notes, off)
-		}
-	}
 	tag0, tag1 := c.TCR&tcrTBI0 != 0, c.TCR&tcrTBI1 != 0
 	if tag0 {
-		r.notes = append(r.notes, "TCR_EL1.TBI0 is 1: bits 63:56 of lower addresses are ignored")
+		r.notes = append(r.notes, fmt.Sprintf("TCR_EL%d.TBI0 is 1: bits 63:56 of lower addresses are ignored", c.EL))
 	}
 	if tag1 {
-		r.notes = append(r.notes, "TCR_EL1.TBI1 is 1: bits 63:56 of upper addresses are ignored")
+		r.notes = append(r.notes, fmt.Sprintf("TCR_EL%d.TBI1 is 1: bits 63:56 of upper addresses are ignored", c.EL))
 	}
 	// D8.8 "Address tagging": bit 55 tells which half it is.
 	r.strip = func(va uint64) uint64 {
@@ -134,8 +143,9 @@ func (c ARM64) regime() (*regime, error) {
 	return r, nil
 }
 
-// part is what TCR_EL1 says about one half, with the root that ttbr holds.
-func (c ARM64) part(h tcrHalf, ttbr uint64, n uint64) part {
+// part is what TCR_ELx says about one half, with the root that ttbr holds, or
+// the one that is asked for.
+func (c ARM64) part(h tcrHalf, ttbr uint64, n uint64) (part, error) {
 	bit := func(n int) bool { return c.TCR>>n&1 != 0 }
 	p := part{id: n}
 	tsz := int(c.TCR >> h.tsz & 63)
@@ -156,12 +166,12 @@ func (c ARM64) part(h tcrHalf, ttbr uint64, n uint64) part {
 	}
 	p.format = f
 	if bit(h.epd) {
-		p.off = fmt.Sprintf("TCR_EL1.EPD%d is 1: nothing is translated through TTBR%d_EL1", n, n)
-		return p
+		p.off = fmt.Sprintf("TCR_EL%d.EPD%d is 1: nothing is translated through TTBR%[2]d_EL%[1]d", c.EL, n)
+		return p, nil
 	}
 	if f.grain == 0 {
-		p.off = fmt.Sprintf("TCR_EL1.TG%d has the reserved value %d: nothing is listed for TTBR%d_EL1", n, c.TCR>>h.tg&3, n)
-		return p
+		p.off = fmt.Sprintf("TCR_EL%d.TG%d has the reserved value %d: nothing is listed for TTBR%[2]d_EL%[1]d", c.EL, n, c.TCR>>h.tg&3)
+		return p, nil
 	}
 	f.ds = c.TCR&tcrDS != 0 && f.grain != 16
 	// Table "Implemented input address sizes": 52 bits need LPA2, or LVA with
@@ -174,11 +184,11 @@ func (c ARM64) part(h tcrHalf, ttbr uint64, n uint64) part {
 		most = 47
 	}
 	if tsz < least || tsz > most {
-		p.off = fmt.Sprintf("TCR_EL1.T%dSZ is %d, outside %d to %d: nothing is listed for TTBR%d_EL1", n, tsz, least, most, n)
-		return p
+		p.off = fmt.Sprintf("TCR_EL%d.T%dSZ is %d, outside %d to %d: nothing is listed for TTBR%[2]d_EL%[1]d", c.EL, n, tsz, least, most)
+		return p, nil
 	}
 
-	// TCR_EL1.IPS, "Intermediate Physical Address Size".
+	// TCR_ELx.IPS, "Intermediate Physical Address Size".
 	ips := [8]int{32, 36, 40, 42, 44, 48, 52, 52}[c.TCR>>tcrIPSShift&7]
 	f.oa = ips
 	if !f.ds && f.grain != 16 {
@@ -211,7 +221,7 @@ func (c ARM64) part(h tcrHalf, ttbr uint64, n uint64) part {
 	p.format = f
 	p.top = (64-tsz-int(f.grain)+int(stride)-1)/int(stride) - 1
 
-	// TTBR0_EL1.BADDR: aligned to the root table's size, to 64 bytes at least
+	// TTBR0_ELx.BADDR: aligned to the root table's size, to 64 bytes at least
 	// where bits 5:2 hold address bits 51:48.
 	align := p.size >> p.shift(p.top) * 8
 	p.root = ttbr & bitRange(47, 1)
@@ -220,10 +230,13 @@ func (c ARM64) part(h tcrHalf, ttbr uint64, n uint64) part {
 		p.root |= ttbr >> 2 & 15 << 48
 	}
 	p.root &^= align - 1
-	if bits.Len64(p.root) > f.oa {
-		p.off = fmt.Sprintf("TTBR%d_EL1 points to %#x, beyond the %d bits of physical addresses", n, p.root, f.oa)
+	if err := c.roots[n].replace(&p.root, bitRange(f.oa-1, 0)&^(align-1)); err != nil {
+		return part{}, err
 	}
-	return p
+	if bits.Len64(p.root) > f.oa {
+		p.off = fmt.Sprintf("TTBR%d_EL%d points to %#x, beyond the %d bits of physical addresses", n, c.EL, p.root, f.oa)
+	}
+	return p, nil
 }
 
 // mode describes the half, such as "4 KiB granule, 48 bits".
@@ -339,7 +352,7 @@ func (f armFormat) flags(e uint64) Flags {
 			fl |= b.flag
 		}
 	}
-	if !f.ds { // with DS, TCR_EL1 says what SH is
+	if !f.ds { // with DS, TCR_ELx says what SH is
 		fl |= Flags(e>>8&3) << shareShift
 	}
 	return fl

@@ -1,6 +1,8 @@
 package pt
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -102,10 +104,10 @@ func TestARM64Granules(t *testing.T) {
 				row(va+2*gib+2*mib, 4096, 0x700000, 12), row(va+2*gib+2*mib+0x2000, 4096, 0x702000, 12))
 		}
 		res := wantRows(t, m, mmu, Options{PTE: true}, want)
-		if res.Tables != 4 { // both halves have the same root
-			t.Errorf("%d tables, want 4", res.Tables)
+		if res.tables != 4 { // both halves have the same root
+			t.Errorf("%d tables, want 4", res.tables)
 		}
-		if got := res.Mode; got != "arm64, TTBR0 4 KiB granule, 48 bits, TTBR1 4 KiB granule, 48 bits" {
+		if got := modeOf(mmu); got != "arm64, TTBR0_EL1 4 KiB granule, 48 bits, TTBR1_EL1 4 KiB granule, 48 bits" {
 			t.Errorf("mode %q", got)
 		}
 		wantEnd(t, m, mmu, 2*gib+2*mib+0x1000, Reserved, 4, "level 3")
@@ -181,7 +183,7 @@ func TestARM64Wide(t *testing.T) {
 		m.put(base, 1, enc(0xc0000000000)|0x401) // 4 TiB
 		m.put(base+0x10000, 0, enc(base+0x20000)|3)
 		m.put(base+0x20000, 1, enc(high)|0x403)
-		mmu := ARM64{TCR: 12 | 1<<14 | 1<<23 | 6<<32, SCTLR: 1}.WithRoot(base, false)
+		mmu := ARM64{TTBR0: base&bitRange(47, 0) | base>>48<<2, TCR: 12 | 1<<14 | 1<<23 | 6<<32, SCTLR: 1}
 		rows := []Row{
 			{Start: 1 << 42, Size: 4 << 40, Phys: 0xc0000000000, Flags: attr(0) | Global | Accessed, Access: kRWX | UserExec, PageShift: 42},
 			{Start: 1023<<42 | 1<<16, Size: 64 * kib, Phys: high, Flags: attr(0) | Global | Accessed, Access: kRWX | UserExec, PageShift: 16},
@@ -219,12 +221,45 @@ func TestARM64Wide(t *testing.T) {
 		m.put(base+0x40, 1, 0x600000|0x401) // level 0: 512 GiB
 		mmu = ARM64{TCR: 24 | 1<<23 | 6<<32 | 1<<59, SCTLR: 1}.WithRoot(base+0x40, false)
 		wantRows(t, m, mmu, Options{}, []Row{{Start: 1 << 39, Size: 1 << 39, Access: kRWX | UserExec, PageShift: 39}})
-		mmu = ARM64{TCR: 12 | 12<<16 | 2<<30 | 6<<32 | 1<<59, SCTLR: 1}.WithRoot(base, false).WithRoot(base, true)
-		mmu.PhysBits = 48
+		ttbr := base&bitRange(47, 0) | base>>48<<2
+		mmu = ARM64{TTBR0: ttbr, TTBR1: ttbr, TCR: 12 | 12<<16 | 2<<30 | 6<<32 | 1<<59, SCTLR: 1, PhysBits: 48}
 		if res := walk(t, m, mmu, Options{}); len(res.Notes) != 2 || !strings.Contains(res.Notes[0], "48 bits") {
 			t.Errorf("a root beyond physical addresses: notes %q", res.Notes)
 		}
 	})
+}
+
+// TestARM64EL2: in the EL2&0 regime it is EL2's registers that messages name.
+func TestARM64EL2(t *testing.T) {
+	const base = 0x40000000
+	m := newRAM(base, 4096)
+	m.put(base, 511, 0x600000|0x701)
+	mmu := ARM64{EL: 2, TTBR1: base, TCR: 34 | 34<<16 | 2<<30 | 1<<7 | 1<<38, SCTLR: 1}
+	if got := modeOf(mmu); got != "arm64, TTBR0_EL2 off, TTBR1_EL2 4 KiB granule, 30 bits" {
+		t.Errorf("mode %q", got)
+	}
+	wantRows(t, m, mmu, Options{}, []Row{{Start: 1<<64 - 2*mib, Size: 2 * mib, Phys: 0x600000, Access: kRWX | UserExec, PageShift: 21}})
+	p := wantEnd(t, m, mmu, 0x1000, OutsideRange, 0, "TCR_EL2.EPD0 is 1: nothing is translated through TTBR0_EL2")
+	if want := []string{"TCR_EL2.TBI1 is 1: bits 63:56 of upper addresses are ignored"}; !slices.Equal(p.Notes, want) {
+		t.Errorf("notes %q, want %q", p.Notes, want)
+	}
+	for _, tt := range []struct {
+		mmu  ARM64
+		want string
+	}{
+		{ARM64{EL: 2, SCTLR: 1, TCR: 15 | 1<<23}, "TCR_EL2.T0SZ is 15, outside 16 to 48: nothing is listed for TTBR0_EL2"},
+		{ARM64{EL: 2, SCTLR: 1, TCR: 16 | 3<<14 | 1<<23}, "TCR_EL2.TG0 has the reserved value 3: nothing is listed for TTBR0_EL2"},
+		{ARM64{EL: 2, SCTLR: 1, TCR: 16 | 1<<23, TTBR0: 1 << 40}, "TTBR0_EL2 points to 0x10000000000, beyond the 32 bits of physical addresses"},
+	} {
+		if notes := walk(t, m, tt.mmu, Options{}).Notes; len(notes) != 2 || notes[0] != tt.want {
+			t.Errorf("%+v: notes %q, want %q", tt.mmu, notes, tt.want)
+		}
+	}
+	for el, want := range map[int]string{0: "SCTLR_EL1.M is 0: paging is off", 2: "SCTLR_EL2.M is 0: paging is off", 3: "SCTLR_EL3.M is 0: paging is off"} {
+		if _, err := Translate(m, ARM64{EL: el}, 0); !errors.Is(err, ErrPagingOff) || err.Error() != want {
+			t.Errorf("EL%d: %v, want %s", el, err, want)
+		}
+	}
 }
 
 func TestARM64Tags(t *testing.T) {

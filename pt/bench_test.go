@@ -130,7 +130,7 @@ func BenchmarkWalkGuest(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			b.ReportMetric(float64(res.Tables), "tables")
+			b.ReportMetric(float64(res.tables), "tables")
 			b.ReportMetric(float64(len(res.Rows)), "rows")
 		})
 	}
@@ -157,7 +157,7 @@ func (hostile) ReadPhys(p []byte, pa uint64) error {
 		at := pa + uint64(i)
 		e := mix(at)&bitRange(43, 12) | (depth+1)<<44 | 0x67
 		if depth == 3 {
-			e = at >> 3 & 1 * (1<<51 | 1)
+			e = at >> 3 & 1 * (1<<63 | 1)
 		}
 		binary.LittleEndian.PutUint64(p[i:], e)
 	}
@@ -170,12 +170,12 @@ func BenchmarkWalkHostile(b *testing.B) {
 		b.Skip("takes seconds")
 	}
 	mmu := long(0x1000)
-	mmu.PhysBits = 50
+	mmu.EFER &^= eferNXE // so that NX is reserved
 	for b.Loop() {
 		res, err := Walk(context.Background(), hostile{}, mmu, Options{})
 		if err != nil || res.Cut == nil || len(res.Rows) != 0 {
 			b.Fatal(err)
 		}
-		b.ReportMetric(float64(res.Tables), "tables")
+		b.ReportMetric(float64(res.tables), "tables")
 	}
 }

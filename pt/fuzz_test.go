@@ -23,7 +23,7 @@ func check(t *testing.T, mmu MMU, data []byte, va uint64, pte bool) {
 		data = []byte{0}
 	}
 	m := echo{data}
-	opt := Options{PTE: pte, MaxRows: 300, MaxWork: 1 << 18, First: va &^ bitRange(40, 0)}
+	opt := Options{PTE: pte, maxRows: 300, maxWork: 1 << 18, First: va &^ bitRange(40, 0)}
 	if opt.First&1<<41 != 0 {
 		opt.First = 0
 	}
@@ -72,13 +72,13 @@ func seed(words ...uint64) []byte {
 }
 
 func FuzzX86(f *testing.F) {
-	f.Add(uint64(0x80050033), uint64(0x1000), uint64(0x20), uint64(0xd00), 0, seed(0x67), uint64(0), true)
-	f.Add(uint64(0x80050033), uint64(0x1000), uint64(0x1020), uint64(0xd00), 40, seed(0x1067, 0x8000000000002067, 0xe7, 0), uint64(1)<<63, false)
-	f.Add(uint64(0x80050033), uint64(0x1020), uint64(0x20), uint64(0x800), 36, seed(0x1067, 0, 0x25), uint64(0xc0000000), true)
-	f.Add(uint64(0x80050033), uint64(0), uint64(0x10), uint64(0), 0, seed(0xe7000000e7, 0x1067), uint64(5), false)
-	f.Add(uint64(0x80050033), uint64(0), uint64(0), uint64(0), 0, seed(^uint64(0)), uint64(5), true)
-	f.Fuzz(func(t *testing.T, cr0, cr3, cr4, efer uint64, phys int, data []byte, va uint64, pte bool) {
-		check(t, X86{CR0: cr0, CR3: cr3, CR4: cr4, EFER: efer, PhysBits: phys}, data, va, pte)
+	f.Add(uint64(0x80050033), uint64(0x1000), uint64(0x20), uint64(0xd00), seed(0x67), uint64(0), true)
+	f.Add(uint64(0x80050033), uint64(0x1000), uint64(0x1020), uint64(0xd00), seed(0x1067, 0x8000000000002067, 0xe7, 0), uint64(1)<<63, false)
+	f.Add(uint64(0x80050033), uint64(0x1020), uint64(0x20), uint64(0x800), seed(0x1067, 0, 0x25), uint64(0xc0000000), true)
+	f.Add(uint64(0x80050033), uint64(0), uint64(0x10), uint64(0), seed(0xe7000000e7, 0x1067), uint64(5), false)
+	f.Add(uint64(0x80050033), uint64(0), uint64(0), uint64(0), seed(^uint64(0)), uint64(5), true)
+	f.Fuzz(func(t *testing.T, cr0, cr3, cr4, efer uint64, data []byte, va uint64, pte bool) {
+		check(t, X86{CR0: cr0, CR3: cr3, CR4: cr4, EFER: efer}, data, va, pte)
 	})
 }
 
@@ -94,11 +94,11 @@ func FuzzARM64(f *testing.F) {
 }
 
 func FuzzRISCV(f *testing.F) {
-	f.Add(uint64(8<<60|1), false, byte(0), seed(0x401, 0xcf, 0, 0x80000000000020cf), uint64(0), true)
-	f.Add(uint64(10<<60|1), false, byte(3), seed(1, 0x21, 0xd7), ^uint64(0), false)
-	f.Add(uint64(1<<31|1), true, byte(0), seed(0xcf00000001, 0x21), uint64(0xffffffff), true)
-	f.Fuzz(func(t *testing.T, satp uint64, narrow bool, lacks byte, data []byte, va uint64, pte bool) {
-		mmu := RISCV{SATP: satp, XLEN: 64, NoSvnapot: lacks&1 != 0, NoSvpbmt: lacks&2 != 0}
+	f.Add(uint64(8<<60|1), false, false, seed(0x401, 0xcf, 0, 0x80000000000020cf), uint64(0), true)
+	f.Add(uint64(10<<60|1), false, true, seed(1, 0x21, 0xd7), ^uint64(0), false)
+	f.Add(uint64(1<<31|1), true, false, seed(0xcf00000001, 0x21), uint64(0xffffffff), true)
+	f.Fuzz(func(t *testing.T, satp uint64, narrow, noPBMT bool, data []byte, va uint64, pte bool) {
+		mmu := RISCV{SATP: satp, XLEN: 64, NoSvpbmt: noPBMT}
 		if narrow {
 			mmu.XLEN = 32
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -25,10 +26,9 @@ func (m *everywhere) ReadPhys(p []byte, pa uint64) error {
 		m.hook()
 	}
 	var b [8]byte
-	for i := range p {
-		at := pa + uint64(i)
-		binary.LittleEndian.PutUint64(b[:], m.word(at&^7))
-		p[i] = b[at&7]
+	for n := 0; n < len(p); pa += 8 - pa&7 {
+		binary.LittleEndian.PutUint64(b[:], m.word(pa&^7))
+		n += copy(p[n:], b[pa&7:])
 	}
 	return nil
 }
@@ -68,7 +68,7 @@ func (c RISCV) on(mode uint64) RISCV {
 // TestHostile walks memory that no kernel ever made. What counts is that the
 // walks end, by their bounds if need be, and that what they list is sound.
 func TestHostile(t *testing.T) {
-	const work = 1 << 22
+	const work = 1 << 19
 	memory := map[string]func(pa uint64) uint64{
 		"all ones": func(uint64) uint64 { return math.MaxUint64 },
 		"zeros":    func(uint64) uint64 { return 0 },
@@ -95,7 +95,7 @@ func TestHostile(t *testing.T) {
 		for mode, mmu := range everyMMU() {
 			for _, pte := range []bool{false, true} {
 				m := &everywhere{word: word}
-				opt := Options{PTE: pte, MaxRows: 10000, MaxWork: work}
+				opt := Options{PTE: pte, maxRows: 10000, maxWork: work}
 				res := walk(t, m, mmu, opt)
 				if limit := work/512 + 2; m.reads > limit {
 					t.Errorf("%s, %s: %d tables read, more than %d", name, mode, m.reads, limit)
@@ -130,7 +130,7 @@ func TestSelfTable(t *testing.T) {
 		t.Errorf("the table was read %d times", m.reads[base])
 	}
 
-	opt := Options{PTE: true, MaxRows: 1000}
+	opt := Options{PTE: true, maxRows: 1000}
 	res := walk(t, m, long(base), opt)
 	if len(res.Rows) != 1000 || res.Cut == nil || !res.Cut.ByRows || res.Cut.VA != 1000<<12 || res.Cut.Limit != 1000 {
 		t.Errorf("%d rows, cut %+v", len(res.Rows), res.Cut)
@@ -143,6 +143,66 @@ func TestSelfTable(t *testing.T) {
 	res = walk(t, m, long(base), opt)
 	if len(res.Rows) != 5 || res.Rows[0].Start != 1000<<12 || res.Cut != nil {
 		t.Errorf("%d rows from %#x on, cut %v", len(res.Rows), opt.First, res.Cut)
+	}
+}
+
+// TestWithRoot: another root is walked where the register could hold it.
+func TestWithRoot(t *testing.T) {
+	x86 := long(0x5000)
+	pae := X86{CR0: 0x80050033, CR4: 0x20, CR3: 0x5000}
+	legacy := X86{CR0: 0x80050033, CR3: 0x5000}
+	arm := ARM64{TTBR0: 0x5000, TTBR1: 0x5000, TCR: 24 | 16<<16 | 2<<30 | 6<<32, SCTLR: 1, PhysBits: 44}
+	lpa := ARM64{TCR: 12 | 1<<14 | 1<<23 | 6<<32, SCTLR: 1} // a root of 1024 entries
+	rv64, rv32 := RISCV{SATP: 9<<60 | 5}, RISCV{XLEN: 32, SATP: 1<<31 | 5}
+	for _, tt := range []struct {
+		mmu   MMU
+		va    uint64 // what to translate
+		pa    uint64
+		right string // what an address is, by the error; "" where pa is one
+	}{
+		{x86.WithRoot(0x100000), 0, 0x100000, ""},
+		{x86.WithRoot(0xffffffffff000), 0, 0xffffffffff000, ""},
+		{x86.WithRoot(0x10000000000000), 0, 0x10000000000000, "multiples of 4 KiB below 0x10000000000000"},
+		{x86.WithRoot(0x100abc), 0, 0x100abc, "multiples of 4 KiB below 0x10000000000000"},
+		{x86.WithRoot(math.MaxUint64), 0, math.MaxUint64, "multiples of 4 KiB below 0x10000000000000"},
+		{pae.WithRoot(0xffffffe0), 0, 0xffffffe0, ""},
+		{pae.WithRoot(0x100010), 0, 0x100010, "multiples of 32 bytes below 0x100000000"},
+		{pae.WithRoot(1 << 32), 0, 1 << 32, "multiples of 32 bytes below 0x100000000"},
+		{legacy.WithRoot(0xfffff000), 0, 0xfffff000, ""},
+		{legacy.WithRoot(0x100020), 0, 0x100020, "multiples of 4 KiB below 0x100000000"},
+		{legacy.WithRoot(1 << 32), 0, 1 << 32, "multiples of 4 KiB below 0x100000000"},
+		{arm.WithRoot(0xffffffffff0, false), 0, 0xffffffffff0, ""}, // two entries
+		{arm.WithRoot(0x1008, false), 0, 0x1008, "multiples of 16 bytes below 0x100000000000"},
+		{arm.WithRoot(0x1010, true), 0, 0x1010, "multiples of 4 KiB below 0x100000000000"},
+		{arm.WithRoot(1<<44, true), 0, 1 << 44, "multiples of 4 KiB below 0x100000000000"},
+		{arm.WithRoot(0x7000, true), 0xffff << 48, 0x7000, ""},
+		{arm.WithRoot(0x7000, true), 0, 0x5000, ""}, // the other half's
+		{lpa.WithRoot(0xfffffffffe000, false), 0, 0xfffffffffe000, ""},
+		{lpa.WithRoot(0x1000, false), 0, 0x1000, "multiples of 8 KiB below 0x10000000000000"},
+		{rv64.WithRoot(0xfffffffffff000), 0, 0xfffffffffff000, ""},
+		{rv64.WithRoot(1 << 56), 0, 1 << 56, "multiples of 4 KiB below 0x100000000000000"},
+		{rv64.WithRoot(0x800), 0, 0x800, "multiples of 4 KiB below 0x100000000000000"},
+		{rv32.WithRoot(0x3fffff000), 0, 0x3fffff000, ""},
+		{rv32.WithRoot(1 << 34), 0, 1 << 34, "multiples of 4 KiB below 0x400000000"},
+	} {
+		m := &everywhere{word: func(uint64) uint64 { return 0 }}
+		p, err := Translate(m, tt.mmu, tt.va)
+		if tt.right == "" {
+			if err != nil || len(p.Steps) != 1 || p.Steps[0].Table != tt.pa {
+				t.Errorf("%+v: %+v, %v, want the root at %#x", tt.mmu, p, err, tt.pa)
+			}
+			continue
+		}
+		want := fmt.Sprintf("%#x is no address of a root table: those are %s", tt.pa, tt.right)
+		if err == nil || err.Error() != want {
+			t.Errorf("%+v: %v, want %s", tt.mmu, err, want)
+		}
+		if _, err := Walk(context.Background(), m, tt.mmu, Options{}); err == nil || err.Error() != want {
+			t.Errorf("%+v: %v, want %s", tt.mmu, err, want)
+		}
+	}
+	if _, err := Translate(nil, X86{}.WithRoot(5), 0); !errors.Is(err, ErrPagingOff) {
+		t.Errorf("paging off: %v", err)
 	}
 }
 
@@ -170,7 +230,7 @@ func TestWindow(t *testing.T) {
 
 func TestWorkBound(t *testing.T) {
 	mmu, m := linear(4<<30, func(n uint64) uint64 { return n<<12 | 0x67 })
-	res := walk(t, m, mmu, Options{MaxWork: 1 << 19})
+	res := walk(t, m, mmu, Options{maxWork: 1 << 19})
 	if res.Cut == nil || res.Cut.ByRows || res.Cut.Limit != 1<<19 || !strings.Contains(res.Cut.String(), "524288 table entries") {
 		t.Fatalf("cut %+v", res.Cut)
 	}
@@ -196,8 +256,8 @@ func TestTakenOver(t *testing.T) {
 		}
 	}
 	one := []Row{{Size: 512 * gib, Phys: 0x5000, Access: kRWX | uRWX, PageShift: 12}}
-	wantRows(t, m, long(base), Options{MaxWork: 120000}, one)
-	if res := walk(t, m, long(base), Options{MaxWork: 70000}); res.Cut == nil || res.Cut.VA < gib {
+	wantRows(t, m, long(base), Options{maxWork: 120000}, one)
+	if res := walk(t, m, long(base), Options{maxWork: 70000}); res.Cut == nil || res.Cut.VA < gib {
 		t.Errorf("cut: %v", res.Cut)
 	}
 }
@@ -254,7 +314,7 @@ func TestCarry(t *testing.T) {
 		flags Flags
 		a     Access
 	}{
-		{"x86", X86{CR0: 0x80050033, CR3: base, CR4: 0x20, EFER: 0x800, PhysBits: 36}, 0xf_fffff003, 4096, 0xf_fffff000, 0, kRWX},
+		{"x86", X86{CR0: 0x80050033, CR3: base, CR4: 0x20, EFER: 0x800}, 0xf_ffff_ffff_f003, 4096, 0xf_ffff_ffff_f000, 0, kRWX},
 		{"arm64", ARM64{TTBR0: base, TCR: 34 | 1<<23 | 1<<32, SCTLR: 1}, 0xf_fffff403, 4096, 0xf_fffff000, attr(0) | Global | Accessed, kRWX | UserExec},
 		{"riscv", RISCV{XLEN: 64, SATP: 8<<60 | base>>12}, 0x3f_ffff_ffff_fc0f, 1 << 10, 0xff_ffff_ffff_f000, 0, kRWX},
 	}

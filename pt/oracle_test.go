@@ -92,10 +92,6 @@ func flagsOf(pairs ...any) Flags {
 }
 
 func oracleX86(c X86, m *ram, va uint64) tr {
-	phys := c.PhysBits
-	if phys == 0 {
-		phys = 52
-	}
 	nxe := bit(c.EFER, 11)
 	if !bit(c.CR4, 5) { // 32-bit
 		if va>>32 != 0 {
@@ -109,7 +105,7 @@ func oracleX86(c X86, m *ram, va uint64) tr {
 		var t tr
 		if bit(pde, 7) && bit(c.CR4, 4) {
 			high := field(pde, 20, 13)
-			if bit(pde, 21) || phys < 40 && high>>(phys-32) != 0 {
+			if bit(pde, 21) {
 				return tr{}
 			}
 			t = tr{pa: field(pde, 31, 22)<<22 | high<<32 | va&0x3fffff, shift: 22, flags: flagsOf(bit(pde, 12), PAT)}
@@ -147,9 +143,6 @@ func oracleX86(c X86, m *ram, va uint64) tr {
 		shift := 12 + 9*(l-1)
 		e, ok := m.get8(table + va>>shift&511*8)
 		if !ok || !bit(e, 0) {
-			return tr{}
-		}
-		if phys < 52 && field(e, 51, phys) != 0 {
 			return tr{}
 		}
 		if bit(e, 63) && !nxe {
@@ -226,7 +219,7 @@ func oracleRISCV(c RISCV, m *ram, va uint64) tr {
 		if psize == 8 {
 			ppn = field(e, 53, 10)
 			pbmt, n = field(e, 62, 61), bit(e, 63)
-			if field(e, 60, 54) != 0 || n && c.NoSvnapot || pbmt != 0 && c.NoSvpbmt {
+			if field(e, 60, 54) != 0 || pbmt != 0 && c.NoSvpbmt {
 				return tr{}
 			}
 		}

@@ -45,7 +45,7 @@ type Access uint8
 const alsoDecide = "not in the permissions: "
 
 // The bits of an Access. Kernel is the privileged mode (x86: CPL 0 to 2,
-// arm64: EL1, RISC-V: S-mode), user the unprivileged one (CPL 3, EL0, U-mode).
+// arm64: EL1 or EL2, RISC-V: S-mode), user the unprivileged one (CPL 3, EL0, U-mode).
 const (
 	KernelRead Access = 1 << iota
 	KernelWrite
@@ -101,7 +101,7 @@ const (
 	NonSecure                    // arm64: NS
 	NAPOT                        // RISC-V Svnapot: one of 16 entries that map 64 KiB
 
-	hasAttrIndex // the three bits of AttrIndex count, be they 0
+	hasAttrIndex // the three bits of attrIndex count, be they 0
 )
 
 // The places of the fields with several bits.
@@ -113,19 +113,19 @@ const (
 	hasKeyShift = 24 // one bit: the key counts, be it 0
 )
 
-// Shareability is arm64's SH field: 0 non-shareable, 2 outer, 3 inner.
-func (f Flags) Shareability() int { return int(f >> shareShift & 3) }
+// shareability is arm64's SH field: 0 non-shareable, 2 outer, 3 inner.
+func (f Flags) shareability() int { return int(f >> shareShift & 3) }
 
-// PBMT is RISC-V's page-based memory type: 0 PMA, 1 NC, 2 IO.
-func (f Flags) PBMT() int { return int(f >> pbmtShift & 3) }
+// pbmt is RISC-V's page-based memory type: 0 PMA, 1 NC, 2 IO.
+func (f Flags) pbmt() int { return int(f >> pbmtShift & 3) }
 
-// AttrIndex is the index into arm64's MAIR_EL1, 0 to 7; ok is false elsewhere.
-func (f Flags) AttrIndex() (index int, ok bool) {
+// attrIndex is the index into arm64's MAIR_ELx, 0 to 7; ok is false elsewhere.
+func (f Flags) attrIndex() (index int, ok bool) {
 	return int(f >> attrShift & 7), f&hasAttrIndex != 0
 }
 
-// ProtectionKey is x86's protection key, 0 to 15; ok is false where keys are off.
-func (f Flags) ProtectionKey() (key int, ok bool) {
+// protectionKey is x86's protection key, 0 to 15; ok is false where keys are off.
+func (f Flags) protectionKey() (key int, ok bool) {
 	return int(f >> keyShift & 15), f>>hasKeyShift&1 != 0
 }
 
@@ -139,15 +139,23 @@ func (f Flags) String() string {
 	for i, name := range flagNames {
 		w.add(f&(1<<i) != 0, name)
 	}
-	w.num(f.Shareability() != 0, "SH", uint64(f.Shareability()))
-	w.add(f.PBMT() != 0, pbmtName(uint64(f.PBMT())))
-	if i, ok := f.AttrIndex(); ok {
+	w.num(f.shareability() != 0, "SH", uint64(f.shareability()))
+	w.add(f.pbmt() != 0, pbmtName(uint64(f.pbmt())))
+	if i, ok := f.attrIndex(); ok {
 		w.num(true, "ATTR", uint64(i))
 	}
-	if k, ok := f.ProtectionKey(); ok {
+	if k, ok := f.protectionKey(); ok {
 		w.num(true, "KEY", uint64(k))
 	}
 	return w.String()
+}
+
+// notes says what of the flags hangs on something that no register tells.
+func (f Flags) notes() []string {
+	if f&NAPOT == 0 {
+		return nil
+	}
+	return []string{"there are NAPOT entries: a hart without Svnapot faults on them"}
 }
 
 // words collects what an entry has set.
@@ -190,9 +198,6 @@ func (r Row) PageSize() uint64 {
 	return 1 << r.PageShift
 }
 
-// Contains reports whether the byte at va is in the row.
-func (r Row) Contains(va uint64) bool { return va-r.Start < r.Size }
-
 // Options say what Walk lists, and when it gives up. The zero value is a good one.
 type Options struct {
 	// PTE keeps apart what differs in physical address, page size or flags.
@@ -202,29 +207,28 @@ type Options struct {
 	// pages are not cut in two. Last = 0 stands for the last address of all.
 	First, Last uint64
 
-	// MaxRows bounds the rows; 0 stands for DefaultMaxRows.
-	MaxRows int
+	// maxRows bounds the rows; 0 stands for defaultMaxRows.
+	maxRows int
 
-	// MaxWork bounds the work, in table entries looked at; entries that are
+	// maxWork bounds the work, in table entries looked at; entries that are
 	// unlike their neighbours or lead to tables count for several. 0 stands for
-	// DefaultMaxWork. Tables can be made, by accident too, that take centuries.
-	MaxWork int
+	// defaultMaxWork. Tables can be made, by accident too, that take centuries.
+	maxWork int
 }
 
 // The bounds when Options name none.
 const (
-	DefaultMaxRows = 1 << 20 // 32 MiB of rows
-	DefaultMaxWork = 1 << 29 // the tables of nearly 2 TiB in 4 KiB pages; a few seconds
+	defaultMaxRows = 1 << 20 // 32 MiB of rows
+	defaultMaxWork = 1 << 29 // the tables of nearly 2 TiB in 4 KiB pages; a few seconds
 )
 
 // Result is what a walk found.
 type Result struct {
-	Mode  string   // the paging mode, such as "x86-64, 4 levels"
 	Bits  int      // width of a virtual address: 32 or 64
 	Rows  []Row    // by address; no two overlap, none could be merged further
 	Notes []string // what else decides about accesses, one line each
 
-	Tables     int          // how many tables were read
+	tables     int          // how many were read
 	Unreadable []Unreadable // the first of the tables that could not be read
 	Unread     int          // how many could not be read
 	Cut        *Cut         // where the rows end too early; nil when they are all there
@@ -252,7 +256,7 @@ const maxUnreadable = 16
 // is not listed.
 type Cut struct {
 	VA     uint64
-	ByRows bool // MaxRows was reached, else MaxWork
+	ByRows bool // there were too many rows, else too much work
 	Limit  int  // the bound that was reached
 }
 

@@ -9,18 +9,17 @@ type RISCV struct {
 	SATP uint64
 	XLEN int // 32 or 64; 0 stands for 64
 
-	// Extensions that the hart is known to lack; without them their bits in an
-	// entry are reserved.
-	NoSvnapot, NoSvpbmt bool
+	// NoSvpbmt says that memory types are off (menvcfg.PBMTE is 0), so that
+	// their bits in an entry are reserved.
+	NoSvpbmt bool
+
+	root otherRoot
 }
 
-// WithRoot is the same set-up with another root table.
+// WithRoot is the same set-up with another root table. Where satp could not
+// hold pa, walks fail.
 func (c RISCV) WithRoot(pa uint64) RISCV {
-	ppn := bitRange(43, 0)
-	if c.XLEN == 32 {
-		ppn = bitRange(21, 0)
-	}
-	c.SATP = c.SATP&^ppn | pa>>12&ppn
+	c.root = rootAt(pa)
 	return c
 }
 
@@ -48,16 +47,12 @@ type rvFormat struct {
 	stride   int
 	ppn      uint64 // the bits of an entry's PPN
 	reserved uint64 // bits that must be 0 in every entry
-	napot    bool   // bit 63 means something
 }
 
 func (c RISCV) regime() (*regime, error) {
 	p := part{geometry: geometry{grain: 12, stride: 9}}
 	r := &regime{bits: 64}
-	f := &rvFormat{stride: 9, ppn: bitRange(53, 10), reserved: bitRange(60, 54), napot: !c.NoSvnapot}
-	if c.NoSvnapot {
-		f.reserved |= rvN
-	}
+	f := &rvFormat{stride: 9, ppn: bitRange(53, 10), reserved: bitRange(60, 54)}
 	if c.NoSvpbmt {
 		f.reserved |= rvPBMT
 	}
@@ -73,6 +68,9 @@ func (c RISCV) regime() (*regime, error) {
 		p.top, p.size = 1, 1<<32
 		p.hi = p.size - 1
 		p.root = c.SATP & bitRange(21, 0) << 12
+		if err := c.root.replace(&p.root, bitRange(33, 12)); err != nil {
+			return nil, err
+		}
 		r.parts = []part{p}
 	} else {
 		mode := c.SATP >> 60
@@ -87,6 +85,9 @@ func (c RISCV) regime() (*regime, error) {
 		r.mode = fmt.Sprintf("Sv%d", 12+9*(p.top+1))
 		p.size = 1 << (p.shift(p.top) + uint(p.stride))
 		p.root = c.SATP & bitRange(43, 0) << 12
+		if err := c.root.replace(&p.root, bitRange(55, 12)); err != nil {
+			return nil, err
+		}
 		// Addresses are sign-extended, section "Sv39: ... Addressing and
 		// Memory Protection".
 		r.parts = halves(p)
@@ -138,13 +139,10 @@ func (f *rvFormat) decode(level, index int, e uint64, in inherited) entry {
 		return fault(f.reserved|low, "a misaligned superpage", e&low)
 	}
 	if f.stride == 9 {
-		d.same |= rvPBMT
+		d.same |= rvPBMT | rvN
 		if e&rvPBMT == rvPBMT { // Table "Encodings for PBMT field in PTEs"
 			return fault(f.reserved|low|rvPBMT, "PBMT 3", e&rvPBMT)
 		}
-	}
-	if f.napot {
-		d.same |= rvN
 		if e&rvN != 0 {
 			// Table "Page table entry encodings when pte.N=1": only 64 KiB at
 			// the last level; the low four bits of the PPN give way to the

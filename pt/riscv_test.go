@@ -1,6 +1,10 @@
 package pt
 
-import "testing"
+import (
+	"slices"
+	"strings"
+	"testing"
+)
 
 const (
 	pteV = 1 << iota
@@ -92,7 +96,10 @@ func TestRISCVEntries(t *testing.T) {
 	want := rows(0, 0)
 	want = append(want, Row{Start: gib, Size: gib, Phys: 0x40000000, Flags: ad, Access: kRW, PageShift: 30})
 	want = append(want, rows(3*gib, Global)...)
-	wantRows(t, m, mmu, Options{PTE: true}, want)
+	res := wantRows(t, m, mmu, Options{PTE: true}, want)
+	if n := len(res.Notes); n != 2 || !strings.Contains(res.Notes[1], "Svnapot") {
+		t.Errorf("notes %q", res.Notes)
+	}
 
 	wantEnd(t, m, mmu, 2*gib, Reserved, 1, "misaligned")
 	wantEnd(t, m, mmu, 4*gib, Reserved, 1, "pointer")
@@ -103,13 +110,14 @@ func TestRISCVEntries(t *testing.T) {
 	wantEnd(t, m, mmu, 43<<12, Reserved, 3, "PBMT")
 	wantEnd(t, m, mmu, 44<<12, Reserved, 3, "must be 0")
 	wantEnd(t, m, mmu, 46<<12, Reserved, 3, "last level")
-	wantEnd(t, m, mmu, 47<<12, NotPresent, 3, "")
-	if p := wantEnd(t, m, mmu, 0x15678, Mapped, 3, ""); p.Phys != 0x95678 || p.Flags.String() != "A D NAPOT" {
+	if p := wantEnd(t, m, mmu, 47<<12, NotPresent, 3, ""); !slices.Equal(p.Notes, res.Notes[:1]) {
+		t.Errorf("notes %q", p.Notes)
+	}
+	if p := wantEnd(t, m, mmu, 0x15678, Mapped, 3, ""); p.Phys != 0x95678 || p.Flags.String() != "A D NAPOT" || !slices.Equal(p.Notes, res.Notes) {
 		t.Errorf("NAPOT: %+v", p)
 	}
 
-	mmu.NoSvnapot, mmu.NoSvpbmt = true, true
-	wantEnd(t, m, mmu, 0x15678, Reserved, 3, "0x8000000000000000")
+	mmu.NoSvpbmt = true
 	wantEnd(t, m, mmu, 41<<12, Reserved, 3, "0x2000000000000000")
 }
 
@@ -127,8 +135,8 @@ func TestRISCV32(t *testing.T) {
 	high.Start = 0xfffff000
 	res := wantRows(t, m, mmu, Options{PTE: true}, []Row{
 		leaf, {Start: 4 * mib, Size: 4 * mib, Phys: 0x3_00400000, Access: kRX, PageShift: 22}, high})
-	if res.Mode != "Sv32" || res.Bits != 32 {
-		t.Errorf("mode %q, %d bits", res.Mode, res.Bits)
+	if mode := modeOf(mmu); mode != "Sv32" || res.Bits != 32 {
+		t.Errorf("mode %q, %d bits", mode, res.Bits)
 	}
 	wantEnd(t, m, mmu, 8*mib, Reserved, 1, "misaligned")
 	wantEnd(t, m, mmu, 1<<32, OutsideRange, 0, "Sv32")

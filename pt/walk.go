@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"slices"
 )
 
@@ -33,6 +34,28 @@ type part struct {
 	lo, hi uint64 // the offsets from base that addresses have, both included
 
 	off string // why nothing is translated here, or ""
+}
+
+// otherRoot is a root table that was asked for instead of the CPU's own.
+type otherRoot struct {
+	asked bool
+	pa    uint64
+}
+
+func rootAt(pa uint64) otherRoot { return otherRoot{true, pa} }
+
+// replace changes root if another one was asked for. An address fits in the
+// bits of mask, or it is none that the root register can hold.
+func (o otherRoot) replace(root *uint64, mask uint64) error {
+	if !o.asked {
+		return nil
+	}
+	if o.pa&^mask != 0 {
+		return fmt.Errorf("%#x is no address of a root table: those are multiples of %s below %#x",
+			o.pa, sizeName(mask&-mask), uint64(1)<<bits.Len64(mask))
+	}
+	*root = o.pa
+	return nil
 }
 
 // geometry says how tables lie in memory.
@@ -137,13 +160,13 @@ func Walk(ctx context.Context, mem Phys, mmu MMU, opt Options) (*Result, error) 
 	if err != nil {
 		return nil, err
 	}
-	w := &walker{ctx: ctx, mem: mem, pte: opt.PTE, maxRows: opt.MaxRows, work: opt.MaxWork,
-		memo: map[uint64]span{}, res: &Result{Mode: r.mode, Bits: r.bits, Notes: r.notes}}
+	w := &walker{ctx: ctx, mem: mem, pte: opt.PTE, maxRows: opt.maxRows, work: opt.maxWork,
+		memo: map[uint64]span{}, res: &Result{Bits: r.bits, Notes: r.notes}}
 	if w.maxRows <= 0 {
-		w.maxRows = DefaultMaxRows
+		w.maxRows = defaultMaxRows
 	}
 	if w.work <= 0 {
-		w.work = DefaultMaxWork
+		w.work = defaultMaxWork
 	}
 	limit := w.work
 	last := opt.Last
@@ -155,6 +178,7 @@ func Walk(ctx context.Context, mem Phys, mmu MMU, opt Options) (*Result, error) 
 	for i := range r.parts {
 		p := &r.parts[i]
 		if p.off != "" {
+			res.Notes = append(res.Notes, p.off)
 			continue
 		}
 		// Within a part no address wraps, so plain comparison will do.
@@ -170,6 +194,7 @@ func Walk(ctx context.Context, mem Phys, mmu MMU, opt Options) (*Result, error) 
 		return nil, w.err
 	}
 	res.Rows = w.join()
+	res.Notes = append(res.Notes, w.met.notes()...)
 	switch {
 	case len(res.Rows) > w.maxRows:
 		res.Cut = &Cut{VA: res.Rows[w.maxRows].Start, ByRows: true, Limit: w.maxRows}
@@ -187,7 +212,7 @@ type walker struct {
 
 	pte     bool
 	maxRows int
-	work    int // what is left of MaxWork
+	work    int // what is left of Options.maxWork
 
 	level [maxLevels]struct {
 		buf []byte // where tables of this level are copied to
@@ -203,6 +228,7 @@ type walker struct {
 	more  int             // how many rows are continuations
 	memo  map[uint64]span // by the key of memoKey
 
+	met     Flags  // those of all leaves
 	tired   bool   // work ran out
 	stopped uint64 // where
 	err     error  // ctx's
@@ -228,7 +254,7 @@ func memoKey(p *part, level int, pa uint64, in inherited) uint64 {
 // Neither rows nor time can blow up, whatever the tables hold. A table is
 // scanned once for each key, at the price of its entries. From then on it
 // costs its rows: all but the first become rows of their own again and count
-// against MaxRows, except for continuations, which count as work.
+// against the bound on rows, except for continuations, which count as work.
 func (w *walker) fill(p *part, level int, pa uint64, in inherited, lo, hi, va uint64) bool {
 	n := p.entries(level)
 	if !w.spend(n, va+lo) {
@@ -271,6 +297,7 @@ func (w *walker) fill(p *part, level int, pa uint64, in inherited, lo, hi, va ui
 			i += alike(rest, e, d.same)
 			continue
 		}
+		w.met |= d.flags
 		row := Row{Start: va + off, Phys: d.pa, Access: d.access, PageShift: uint8(shift)}
 		run := 1
 		if !w.pte {
@@ -290,7 +317,7 @@ func (w *walker) fill(p *part, level int, pa uint64, in inherited, lo, hi, va ui
 	return true
 }
 
-// spend takes n from what is left of MaxWork. It returns false, with va as the
+// spend takes n from the work that is left. It returns false, with va as the
 // place where the walk stopped, when that was too much.
 func (w *walker) spend(n int, va uint64) bool {
 	w.work -= n
@@ -409,7 +436,7 @@ func (w *walker) load(p *part, level int, pa uint64, n int) error {
 	if err := w.mem.ReadPhys(raw, pa); err != nil {
 		return err
 	}
-	w.res.Tables++
+	w.res.tables++
 	if p.half || p.swap {
 		raw = widen(raw, p)
 	}
@@ -516,12 +543,13 @@ type Step struct {
 
 // Path is the way of one address through the tables.
 type Path struct {
-	Mode  string // as in Result
+	Mode  string // the paging mode, such as "x86-64, 4 levels"
 	VA    uint64 // the address, without the tag it may have had
 	Steps []Step // from the root down
 	End   End
-	Why   string // one line: where it ends, and why
-	Err   error  // NotReadable: what reading said
+	Why   string   // one line: where it ends, and why
+	Err   error    // NotReadable: what reading said
+	Notes []string // as in Result; the caller's
 
 	// Where End is Mapped:
 	Phys     uint64 // what VA is mapped to
@@ -541,7 +569,7 @@ func Translate(mem Phys, mmu MMU, va uint64) (*Path, error) {
 	if r.strip != nil {
 		va = r.strip(va)
 	}
-	path := &Path{Mode: r.mode, VA: va, End: OutsideRange}
+	path := &Path{Mode: r.mode, VA: va, End: OutsideRange, Notes: r.notes}
 	for i := range r.parts {
 		p := &r.parts[i]
 		off := va - p.base
@@ -589,6 +617,7 @@ func (path *Path) follow(mem Phys, p *part, off uint64) {
 			path.End = Mapped
 			path.Phys, path.PageSize = d.pa|off&(size-1), size
 			path.Access, path.Flags = d.access, d.flags
+			path.Notes = append(path.Notes, d.flags.notes()...)
 			path.Why = fmt.Sprintf("the %s entry maps a page of %s", name, sizeName(size))
 			return
 		}

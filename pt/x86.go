@@ -12,15 +12,18 @@ import (
 type X86 struct {
 	CR0, CR3, CR4, EFER uint64
 
-	// PhysBits is MAXPHYADDR, the width of physical addresses in bits. 0 when
-	// it is not known: then no address bit counts as reserved for its height.
-	PhysBits int
+	root otherRoot
 }
 
-// WithRoot is the same set-up with another root table; the other bits of CR3
-// do not matter here.
+// x86PhysBits is what MAXPHYADDR, the width of physical addresses in bits, can
+// be at most (section 4.1.4). A CPU may have less, but only CPUID tells; so no
+// address bit counts as reserved for its height.
+const x86PhysBits = 52
+
+// WithRoot is the same set-up with another root table. Where CR3 could not hold
+// pa, walks fail.
 func (c X86) WithRoot(pa uint64) X86 {
-	c.CR3 = pa
+	c.root = rootAt(pa)
 	return c
 }
 
@@ -86,14 +89,11 @@ func (c X86) regime() (*regime, error) {
 		return nil, fmt.Errorf("CR0.PG is 0: %w", ErrPagingOff)
 	}
 	r := &regime{bits: 32}
-	phys := 52 // MAXPHYADDR is 32 to 52, section 4.1.4
-	if c.PhysBits > 0 {
-		phys = min(max(c.PhysBits, 32), 52)
-	}
-	f := x86Format{nx: c.EFER&eferNXE != 0, address: bitRange(phys-1, 12), reserved: bitRange(51, phys)}
+	f := x86Format{nx: c.EFER&eferNXE != 0, address: bitRange(x86PhysBits-1, 12)}
 	if !f.nx {
-		f.reserved |= x86NX
+		f.reserved = x86NX
 	}
+	var roots uint64 // the bits of CR3 that hold the root
 	p := part{geometry: geometry{grain: 12, stride: 9}}
 	switch {
 	case c.CR4&cr4PAE == 0: // 32-bit paging, section 4.3
@@ -102,18 +102,18 @@ func (c X86) regime() (*regime, error) {
 		if c.CR4&cr4PSE != 0 {
 			f.large = 1 << 1
 			// Table 4-4: bits 20:13 of a 4 MiB page's PDE are address bits
-			// 39:32, up to MAXPHYADDR; the others and bit 21 are reserved.
-			f.reserved = bitRange(21, min(phys, 40)-32+13)
+			// 39:32; bit 21 is reserved.
+			f.reserved = 1 << 21
 		}
 		p.geometry = geometry{grain: 12, stride: 10, half: true}
 		p.top, p.size = 1, 1<<32
-		p.root = c.CR3 & f.address // Table 4-3
+		roots = f.address // Table 4-3
 	case c.EFER&eferLMA == 0: // PAE paging, section 4.4
 		r.mode = "PAE paging"
 		f.mode, f.large = x86PAE, 1<<1
 		f.reserved |= bitRange(62, 52)
 		p.top, p.size = 2, 1<<32
-		p.root = c.CR3 & bitRange(31, 5) // Table 4-7
+		roots = bitRange(31, 5) // Table 4-7
 	default: // 4-level and 5-level paging, section 4.5
 		r.bits = 64
 		f.large = 1<<1 | 1<<2
@@ -124,7 +124,11 @@ func (c X86) regime() (*regime, error) {
 		}
 		r.mode = fmt.Sprintf("x86-64, %d levels", p.top+1)
 		p.size = 1 << (p.shift(p.top) + uint(p.stride))
-		p.root = c.CR3 & bitRange(51, 12) // Tables 4-12 and 4-13: bits 11:0 are flags or PCID
+		roots = f.address // Tables 4-12 and 4-13: bits 11:0 are flags or PCID
+	}
+	p.root = c.CR3 & roots
+	if err := c.root.replace(&p.root, roots); err != nil {
+		return nil, err
 	}
 	p.format = &f
 	p.hi = p.size - 1

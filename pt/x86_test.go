@@ -30,6 +30,15 @@ const (
 // long is a set-up of 4 levels with NXE.
 func long(root uint64) X86 { return X86{CR0: 0x80050033, CR3: root, CR4: 0x20, EFER: 0xd00} }
 
+// modeOf is the paging mode that registers say.
+func modeOf(mmu MMU) string {
+	r, err := mmu.regime()
+	if err != nil {
+		return err.Error()
+	}
+	return r.mode
+}
+
 func wantRows(t *testing.T, m Phys, mmu MMU, opt Options, want []Row) *Result {
 	t.Helper()
 	res := walk(t, m, mmu, opt)
@@ -140,10 +149,7 @@ func TestX86Pages(t *testing.T) {
 	})
 	wantEnd(t, m, long(pml4), 0x80001234, Reserved, 2, "PDPTE")
 	wantEnd(t, m, long(pml4), 0x800000, Reserved, 3, "0x4000")
-	mmu := long(pml4)
-	mmu.PhysBits = 40
-	wantEnd(t, m, mmu, 0x1000, Reserved, 4, "PTE")
-	p := wantEnd(t, m, mmu, 0x7fffffff, Mapped, 2, "1 GiB")
+	p := wantEnd(t, m, long(pml4), 0x7fffffff, Mapped, 2, "1 GiB")
 	if p.Phys != 0x7fffffff || p.PageSize != gib || p.Steps[1].Flags != "P W A D G PS PAT" {
 		t.Errorf("Translate 0x7fffffff: %+v", p)
 	}
@@ -191,14 +197,14 @@ func TestX86Shared(t *testing.T) {
 		}
 	}
 	res := wantRows(t, m, mmu, Options{PTE: true}, want)
-	if last := res.Rows[len(res.Rows)-1]; last.Start+last.Size != 0 || !last.Contains(^uint64(0)) {
+	if last := res.Rows[len(res.Rows)-1]; last.Start+last.Size != 0 || !contains(last, ^uint64(0)) {
 		t.Errorf("the last row does not end at 2^64: %+v", last)
 	}
 	if got, want := m.reads, (map[uint64]int{pml4: 1, pdpt: 2, pd: 2, pt: 2}); !cmp.Equal(got, want) {
 		t.Errorf("reads of tables: %v, want %v", got, want)
 	}
-	if res.Tables != 7 {
-		t.Errorf("%d tables, want 7", res.Tables)
+	if res.tables != 7 {
+		t.Errorf("%d tables, want 7", res.tables)
 	}
 
 	// Merged, neighbours of different tables become one row.
@@ -259,8 +265,8 @@ func TestX86FiveLevels(t *testing.T) {
 		return 1
 	})
 	res := wantRows(t, m, mmu, Options{PTE: true}, want)
-	if res.Mode != "x86-64, 5 levels" || res.Bits != 64 {
-		t.Errorf("mode %q, %d bits", res.Mode, res.Bits)
+	if mode := modeOf(mmu); mode != "x86-64, 5 levels" || res.Bits != 64 {
+		t.Errorf("mode %q, %d bits", mode, res.Bits)
 	}
 	wantEnd(t, m, mmu, 1<<56, OutsideRange, 0, "5 levels")
 	wantEnd(t, m, mmu, 0xff00000000001000, Mapped, 5, "4 KiB")
@@ -292,8 +298,8 @@ func TestX86Legacy(t *testing.T) {
 		{Start: 0xffe00000, Size: 2 * mib, Phys: 0x200000 | 1<<36, Flags: Accessed | Dirty, Access: kRW | uRW, PageShift: 21},
 	}
 	res := wantRows(t, m, pae, Options{PTE: true}, want)
-	if res.Mode != "PAE paging" || res.Bits != 32 || res.Tables != 3 {
-		t.Errorf("mode %q, %d bits, %d tables", res.Mode, res.Bits, res.Tables)
+	if mode := modeOf(pae); mode != "PAE paging" || res.Bits != 32 || res.tables != 3 {
+		t.Errorf("mode %q, %d bits, %d tables", mode, res.Bits, res.tables)
 	}
 	wantEnd(t, m, pae, 1<<32, OutsideRange, 0, "PAE")
 	wantEnd(t, m, pae, 0x200000, Reserved, 2, "0x10000000000000")
@@ -325,8 +331,6 @@ func TestX86Legacy(t *testing.T) {
 	}
 	wantRows(t, m, pse, Options{PTE: true}, rows)
 	wantEnd(t, m, pse, 0xc00000, Reserved, 1, "0x200000")
-	pse.PhysBits = 36
-	wantEnd(t, m, pse, 0x800000, Reserved, 1, "0x40000") // 0x25<<13 has bit 18 set
 
 	// Without PSE, bit 7 of a PDE means nothing: these are page tables outside RAM.
 	pse = X86{CR0: 0x80050033, CR3: pd}
@@ -372,7 +376,11 @@ func TestX86Notes(t *testing.T) {
 		{0x80040033, 0x20 | 1<<22 | 1<<24, []string{"CR0.WP", "CR4.PKE (protection keys may forbid access to user pages), CR4.PKS ("}},
 	}
 	for _, tt := range tests {
-		notes := walk(t, m, X86{CR0: tt.cr0, CR4: tt.cr4, EFER: 0xd00}, Options{}).Notes
+		mmu := X86{CR0: tt.cr0, CR4: tt.cr4, EFER: 0xd00}
+		notes := walk(t, m, mmu, Options{}).Notes
+		if path := wantEnd(t, m, mmu, 0, NotPresent, 1, ""); !slices.Equal(path.Notes, notes) {
+			t.Errorf("cr0 %#x cr4 %#x: notes %q, of the path %q", tt.cr0, tt.cr4, notes, path.Notes)
+		}
 		if len(notes) != len(tt.want) {
 			t.Errorf("cr0 %#x cr4 %#x: notes %q, want %q", tt.cr0, tt.cr4, notes, tt.want)
 			continue
@@ -394,12 +402,12 @@ func TestX86Keys(t *testing.T) {
 	m.put(base, 1, 0x5000|7|13<<59)
 	// Level by level, entry 1 as a leaf needs three zero indices before it.
 	p := wantEnd(t, m, mmu, 0x1000, Mapped, 4, "")
-	if k, ok := p.Flags.ProtectionKey(); k != 13 || !ok || p.Flags.String() != "KEY=13" {
+	if k, ok := p.Flags.protectionKey(); k != 13 || !ok || p.Flags.String() != "KEY=13" {
 		t.Errorf("flags %v", p.Flags)
 	}
 	mmu.CR4 = 0x20
 	p = wantEnd(t, m, mmu, 0x1000, Mapped, 4, "")
-	if _, ok := p.Flags.ProtectionKey(); ok {
+	if _, ok := p.Flags.protectionKey(); ok {
 		t.Error("a key, though CR4.PKE is 0")
 	}
 }

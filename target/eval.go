@@ -27,8 +27,13 @@ func (e *ValueError) Error() string { return e.Expr + ": " + e.Why }
 //
 // Nothing runs in the debuggee unless the expression itself calls it.
 func (t *Target) Evaluate(ctx context.Context, expr string) (value uint64, negative bool, err error) {
-	if v, err := strconv.ParseUint(expr, 0, 64); err == nil && literal.MatchString(expr) {
-		return v, false, nil
+	if literal.MatchString(expr) {
+		switch v, err := strconv.ParseUint(expr, 0, 64); {
+		case err == nil:
+			return v, false, nil
+		case errors.Is(err, strconv.ErrRange): // GDB would take its low bits
+			return 0, false, &ValueError{expr, "does not fit in 64 bits"}
+		}
 	}
 	typ, err := t.typeOf(ctx, expr)
 	if err != nil {

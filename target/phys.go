@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 
@@ -17,7 +18,8 @@ import (
 	"dbgsh/vm"
 )
 
-// qemuMachine is what is known of a machine in QEMU for as long as the connection lasts.
+// qemuMachine is what is known of a machine in QEMU for as long as the
+// connection lasts.
 type qemuMachine struct {
 	conn      connection
 	arch      machineArch
@@ -25,11 +27,18 @@ type qemuMachine struct {
 	registers []string // as the stub has described them
 	qemu      int      // QEMU's process, 0 where it is not seen
 	why       string   // why the process's memory cannot be read, "" where it can
-	tcp       bool     // monitor output of any length gets through
-	mem       *os.File
-	maps      []vm.Mapping // of QEMU's process
-	views     []vm.FlatView
-	unread    int // how many tables lie where no memory is, by this layout
+	lines     int      // how many lines of the monitor's output get through
+	physMode  bool     // the stub was left in physical mode when last asked
+
+	mu  sync.Mutex
+	lay *layout // as it was asked for last
+}
+
+// layout is where QEMU says that memory is. It is what it was when it was asked
+// for: memory can be plugged in, and what is ROM now may be RAM later.
+type layout struct {
+	views []vm.FlatView // nil where long output does not get through
+	maps  []vm.Mapping  // of QEMU's process, sorted; nil where it is not seen
 
 	mu      sync.Mutex
 	hosts   map[blockKey]hostBlock // known once asked for
@@ -49,52 +58,80 @@ type hostBlock struct {
 	held bool   // the process that was found has it there
 }
 
-// Close forgets QEMU's process.
-func (m *qemuMachine) Close() error {
-	if m == nil || m.mem == nil {
-		return nil
-	}
-	return m.mem.Close()
-}
-
 // machine is what is known of the machine behind the stub, which is found out
-// once for each connection.
-func (t *Target) machine(ctx context.Context, inf *inferior) (*qemuMachine, error) {
+// once for each connection. fresh says that that was just
+// now.
+func (t *Target) machine(ctx context.Context, inf *inferior) (m *qemuMachine, fresh bool, err error) {
 	t.mu.Lock()
-	known := t.qsystem
+	m = t.qsystem
 	t.mu.Unlock()
-	if known != nil && known.conn == inf.conn {
-		return known, nil
+	if m != nil && m.conn == inf.conn {
+		return m, false, nil
 	}
-	m := &qemuMachine{conn: inf.conn, hosts: map[blockKey]hostBlock{}}
+	m = &qemuMachine{conn: inf.conn}
 	if err := t.describeCPU(ctx, m); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	c, err := t.gdb()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	m.qemu, m.tcp, err = peerOf(c.PID(), inf.conn)
+	m.qemu, m.lines, err = peerOf(c.PID(), inf.conn)
 	if err == nil {
-		err = m.open()
+		var mem *ProcMem
+		if mem, err = OpenProcMem(m.qemu, ProcMemOptions{}); err == nil {
+			err = mem.Close()
+		}
 	}
 	if err != nil {
 		m.why = err.Error()
 	}
-	if m.tcp {
-		text, err := t.longQuery(ctx, "monitor info mtree -f")
-		if err != nil {
-			return nil, errors.Join(err, m.Close())
-		}
-		if m.views, err = vm.ParseMtree(text); err != nil {
-			return nil, errors.Join(fmt.Errorf("info mtree -f: %w", err), m.Close())
-		}
+	mode, err := t.packet(ctx, "qqemu.PhyMemMode")
+	if err != nil {
+		return nil, false, err
+	}
+	m.physMode = mode == "1"
+	if err := t.layOut(ctx, m); err != nil {
+		return nil, false, err
 	}
 	t.mu.Lock()
-	old := t.qsystem
 	t.qsystem = m
 	t.mu.Unlock()
-	return m, old.Close()
+	return m, true, nil
+}
+
+// layOut asks anew where memory is.
+func (t *Target) layOut(ctx context.Context, m *qemuMachine) error {
+	l := &layout{hosts: map[blockKey]hostBlock{}}
+	if m.why == "" {
+		text, err := os.ReadFile(procPath(m.qemu, "maps"))
+		if err == nil {
+			l.maps, err = vm.ParseMaps(text)
+		}
+		if err != nil {
+			return fmt.Errorf("memory map of QEMU's process: %w", err)
+		}
+	}
+	if m.lines >= someLines { // there are some 150 with a PC
+		text, err := t.longQuery(ctx, "monitor info mtree -f")
+		if err != nil {
+			return err
+		}
+		if l.views, err = vm.ParseMtree(text); err != nil {
+			return fmt.Errorf("info mtree -f: %w", err)
+		}
+	}
+	m.mu.Lock()
+	m.lay = l
+	m.mu.Unlock()
+	return nil
+}
+
+// layout is the layout that was asked for last.
+func (m *qemuMachine) layout() *layout {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lay
 }
 
 // longQuery is query for hundreds of lines that come one by one, which costs
@@ -127,51 +164,37 @@ func throughFile(write func(name string) error) ([]byte, error) {
 	return io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
 }
 
-// forgetMachine makes the next use find out everything anew.
-func (t *Target) forgetMachine() error {
-	t.mu.Lock()
-	old := t.qsystem
-	t.qsystem = nil
-	t.mu.Unlock()
-	return old.Close()
-}
-
-// open opens the memory of QEMU's process.
-func (m *qemuMachine) open() error {
-	f, err := os.Open(procPath(m.qemu, "mem"))
-	if err != nil {
-		return err
-	}
-	text, err := os.ReadFile(procPath(m.qemu, "maps"))
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if m.maps, err = vm.ParseMaps(text); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	m.mem = f
-	return nil
-}
-
 // view is the memory that a CPU sees, nil where it is not known. Every CPU has
 // an address space named cpu-memory-N; "memory" is the system's (QEMU's
 // softmmu/physmem.c, cpu_address_space_init, and softmmu/memory.c).
-func (m *qemuMachine) view(cpu int) (name string, blocks []vm.MemoryBlock) {
+func (l *layout) view(cpu int) []vm.MemoryBlock {
 	for _, name := range []string{fmt.Sprintf("cpu-memory-%d", cpu), "cpu-memory-0", "memory"} {
-		for _, v := range m.views {
+		for _, v := range l.views {
 			if slices.Contains(v.Spaces, name) {
-				return name, v.Blocks
+				return v.Blocks
 			}
 		}
 	}
-	return "", nil
+	return nil
+}
+
+// hidden reports whether a CPU sees other memory in its secure state, which the
+// stub's physical mode does not reach.
+func (l *layout) hidden(cpu int) bool {
+	name := fmt.Sprintf("cpu-secure-memory-%d", cpu)
+	for _, v := range l.views {
+		if slices.Contains(v.Spaces, name) {
+			return !slices.Equal(v.Blocks, l.view(cpu))
+		}
+	}
+	return false
 }
 
 // uniform reports whether all CPUs see the same memory, or none is known to
 // see another.
-func (m *qemuMachine) uniform() bool {
+func (l *layout) uniform() bool {
 	views := 0
-	for _, v := range m.views {
+	for _, v := range l.views {
 		if slices.ContainsFunc(v.Spaces, func(s string) bool { return strings.HasPrefix(s, "cpu-memory-") }) {
 			views++
 		}
@@ -182,17 +205,20 @@ func (m *qemuMachine) uniform() bool {
 // notRAM is the error for a physical address that is no memory.
 func notRAM(pa uint64) error { return fmt.Errorf("no memory at physical address %#x", pa) }
 
-// layout says where a CPU sees memory.
-type layout struct {
-	m      *qemuMachine
-	blocks []vm.MemoryBlock // nil where long output does not get through
-	query  func(string) (string, error)
+// asker runs a line in GDB that changes nothing, as Target.query does.
+type asker func(ctx context.Context, line string) (string, error)
+
+// physView is the physical memory that a CPU sees.
+type physView struct {
+	*layout
+	blocks []vm.MemoryBlock // nil where the layout is not known
+	ask    asker
 }
 
-// layout is where a CPU sees memory; query runs a line in GDB.
-func (m *qemuMachine) layout(cpu int, query func(string) (string, error)) layout {
-	_, blocks := m.view(cpu)
-	return layout{m, blocks, query}
+// see is the memory that a CPU sees.
+func (m *qemuMachine) see(cpu int, ask asker) physView {
+	l := m.layout()
+	return physView{l, l.view(cpu), ask}
 }
 
 // guestPage is the step in bytes in which memory is asked for page by page:
@@ -201,11 +227,11 @@ const guestPage = 4096
 
 // block is the block of memory that holds pa. Where the layout is not known it
 // is a page, of which only host can tell whether it is memory.
-func (l *layout) block(pa uint64) (b vm.MemoryBlock, ok bool) {
-	if l.blocks == nil {
+func (v *physView) block(pa uint64) (b vm.MemoryBlock, ok bool) {
+	if v.blocks == nil {
 		return vm.MemoryBlock{Range: vm.Range{Start: pa &^ (guestPage - 1), Size: guestPage}}, true
 	}
-	i, ok := slices.BinarySearchFunc(l.blocks, pa, func(b vm.MemoryBlock, a uint64) int {
+	i, ok := slices.BinarySearchFunc(v.blocks, pa, func(b vm.MemoryBlock, a uint64) int {
 		switch {
 		case b.Last() < a:
 			return -1
@@ -217,40 +243,40 @@ func (l *layout) block(pa uint64) (b vm.MemoryBlock, ok bool) {
 	if !ok {
 		return b, false
 	}
-	return l.blocks[i], true
+	return v.blocks[i], true
 }
 
 // host is where QEMU says that it has the block. The monitor is asked once for
 // each, when it is first needed.
-func (l *layout) host(b vm.MemoryBlock) (hostBlock, error) {
-	m, key := l.m, blockKey{b.Start, b.Name}
-	m.mu.Lock()
-	host, known := m.hosts[key]
-	m.mu.Unlock()
+func (v *physView) host(ctx context.Context, b vm.MemoryBlock) (hostBlock, error) {
+	l, key := v.layout, blockKey{b.Start, b.Name}
+	l.mu.Lock()
+	host, known := l.hosts[key]
+	l.mu.Unlock()
 	if known {
 		return host, nil
 	}
-	text, err := l.query(fmt.Sprintf("monitor gpa2hva %#x", b.Start))
+	text, err := v.ask(ctx, fmt.Sprintf("monitor gpa2hva %#x", b.Start))
 	if err != nil {
 		return host, err
 	}
 	// The monitor answers for the system's view, which may not be the CPU's.
 	if name, addr, ok := vm.HostAddress(text, b.Start); ok && (name == b.Name || b.Name == "") {
-		host = hostBlock{addr, m.holds(vm.Range{Start: addr, Size: b.Size})}
+		host = hostBlock{addr, l.holds(vm.Range{Start: addr, Size: b.Size})}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.hosts[key] = host
-	m.strange = m.strange || host.addr != 0 && !host.held
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hosts[key] = host
+	l.strange = l.strange || host.addr != 0 && !host.held
 	return host, nil
 }
 
 // memory is for how many bytes from pa on there is memory without a gap, within
 // one block. The error says that there is none, or that nobody could be asked.
-func (l *layout) memory(pa uint64) (uint64, error) {
-	b, ok := l.block(pa)
-	if ok && l.blocks == nil {
-		host, err := l.host(b)
+func (v *physView) memory(ctx context.Context, pa uint64) (uint64, error) {
+	b, ok := v.block(pa)
+	if ok && v.blocks == nil {
+		host, err := v.host(ctx, b)
 		if err != nil {
 			return 0, err
 		}
@@ -262,21 +288,35 @@ func (l *layout) memory(pa uint64) (uint64, error) {
 	return b.Size - (pa - b.Start), nil
 }
 
-// hostRAM reads physical memory from QEMU's process.
-type hostRAM struct{ layout }
-
-// hostRAM is the memory that a CPU sees, out of QEMU's process. The error says
-// why it cannot be read there.
-func (t *Target) hostRAM(ctx context.Context, m *qemuMachine, cpu int) (*hostRAM, error) {
-	switch {
-	case t.physicalOnly:
-		return nil, errors.New("the stub is to be used")
-	case m.mem == nil:
-		return nil, errors.New(m.why)
-	case m.isStrange():
-		return nil, m.stranger()
+// mapping is QEMU's mapping that holds an address of its process.
+func (l *layout) mapping(host uint64) (m vm.Mapping, ok bool) {
+	i := sort.Search(len(l.maps), func(i int) bool { return l.maps[i].Last() >= host })
+	if i == len(l.maps) || !l.maps[i].Contains(host) {
+		return m, false
 	}
-	return &hostRAM{m.layout(cpu, func(line string) (string, error) { return t.query(ctx, line) })}, nil
+	return l.maps[i], true
+}
+
+// holds reports whether the process that was found has all of r mapped.
+func (l *layout) holds(r vm.Range) bool {
+	for {
+		h, ok := l.mapping(r.Start)
+		if !ok {
+			return false
+		}
+		rest := h.Size - (r.Start - h.Start)
+		if r.Size <= rest {
+			return true
+		}
+		r = vm.Range{Start: r.Start + rest, Size: r.Size - rest}
+	}
+}
+
+// isStrange reports whether memory was met that the process does not have.
+func (l *layout) isStrange() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.strange
 }
 
 // stranger is the error for a process that is not the QEMU it was taken for:
@@ -285,49 +325,73 @@ func (m *qemuMachine) stranger() error {
 	return fmt.Errorf("process %d does not have the guest's memory where QEMU says", m.qemu)
 }
 
-// isStrange reports whether memory was met that the process does not have.
-func (m *qemuMachine) isStrange() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.strange
+// hostRAM reads physical memory from QEMU's process, until it is closed.
+type hostRAM struct {
+	physView
+	*ProcMem
+	m *qemuMachine
 }
 
-// holds reports whether the process that was found has all of r mapped.
-func (m *qemuMachine) holds(r vm.Range) bool {
-	for _, h := range m.maps {
-		if h.Contains(r.Start) {
-			rest := h.Size - (r.Start - h.Start)
-			if r.Size <= rest {
-				return true
+// hostRAM is the memory that a CPU sees, out of QEMU's process. The error says
+// why it cannot be read there.
+func (t *Target) hostRAM(m *qemuMachine, cpu int) (*hostRAM, error) {
+	switch {
+	case t.physicalOnly:
+		return nil, errors.New("the stub is to be used")
+	case m.why != "":
+		return nil, errors.New(m.why)
+	case m.layout().isStrange():
+		return nil, m.stranger()
+	}
+	mem, err := OpenProcMem(m.qemu, ProcMemOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return &hostRAM{m.see(cpu, t.query), mem, m}, nil
+}
+
+// read reads from pa on, and makes no page of QEMU's process exist. n < len(p)
+// means that the byte at pa+n cannot be read.
+func (h *hostRAM) read(ctx context.Context, p []byte, pa uint64) (n int, err error) {
+	for n < len(p) {
+		at := pa + uint64(n)
+		b, ok := h.block(at)
+		if !ok {
+			return n, notRAM(at)
+		}
+		host, err := h.host(ctx, b)
+		switch {
+		case err != nil:
+			return n, err
+		case host.addr == 0:
+			return n, notRAM(at)
+		case !host.held:
+			return n, h.m.stranger()
+		}
+		off := at - b.Start
+		in, _ := h.mapping(host.addr + off)
+		rest := min(b.Size-off, in.Size-(host.addr+off-in.Start))
+		end := n + int(min(uint64(len(p)-n), rest))
+		k, err := h.Peek(ctx, in, p[n:end], host.addr+off)
+		if n += k; n < end {
+			var whole *vm.UnreadableError // of QEMU's addresses
+			if errors.As(err, &whole) {
+				err = whole.Err
 			}
-			r = vm.Range{Start: r.Start + rest, Size: r.Size - rest}
+			return n, fmt.Errorf("read physical address %#x: %w", pa+uint64(n), err)
 		}
 	}
-	return false
+	return n, nil
+}
+
+// ramPhys reads page tables from QEMU's process.
+type ramPhys struct {
+	ctx context.Context
+	*hostRAM
 }
 
 // ReadPhys implements pt.Phys.
-func (h *hostRAM) ReadPhys(p []byte, pa uint64) error {
-	for len(p) > 0 {
-		b, ok := h.block(pa)
-		if !ok {
-			return notRAM(pa)
-		}
-		host, err := h.host(b)
-		switch {
-		case err != nil:
-			return err
-		case host.addr == 0:
-			return notRAM(pa)
-		case !host.held:
-			return h.m.stranger()
-		}
-		off := pa - b.Start
-		k := min(uint64(len(p)), b.Size-off)
-		if _, err := h.m.mem.ReadAt(p[:k], int64(host.addr+off)); err != nil {
-			return fmt.Errorf("read physical address %#x: %w", pa, err)
-		}
-		p, pa = p[k:], pa+k
-	}
-	return nil
+func (r ramPhys) ReadPhys(p []byte, pa uint64) error {
+	_, err := r.read(r.ctx, p, pa)
+	return err
 }

@@ -13,10 +13,16 @@ import (
 type physIndex struct {
 	rows []pt.Row // by Phys; each contiguous there
 	last []uint64 // the last physical address of any row in the part that the row is the root of
+
+	// What was asked for last: all bytes of a page are mapped alike.
+	page  uint64
+	limit int
+	at    []uint64 // of the page's first byte
+	all   int
 }
 
 func newPhysIndex(rows []pt.Row) *physIndex {
-	x := &physIndex{slices.Clone(rows), make([]uint64, len(rows))}
+	x := &physIndex{rows: slices.Clone(rows), last: make([]uint64, len(rows)), limit: -1}
 	slices.SortFunc(x.rows, func(a, b pt.Row) int {
 		return cmp.Or(cmp.Compare(a.Phys, b.Phys), cmp.Compare(a.Start, b.Start))
 	})
@@ -36,15 +42,23 @@ func (x *physIndex) build(lo, hi int) uint64 {
 }
 
 // mappedAt is the virtual addresses at which pa is mapped, ascending: all, or
-// where there are more than limit some of them, and how many there are.
+// where there are more than limit some of them, and how many there are. It is
+// not for several goroutines at once.
 func (x *physIndex) mappedAt(pa uint64, limit int) (at []uint64, all int) {
-	x.each(0, len(x.rows), pa, func(va uint64) {
-		if all++; all <= limit {
-			at = append(at, va)
-		}
-	})
-	slices.Sort(at)
-	return at, all
+	page := pa &^ (guestPage - 1)
+	if page != x.page || limit != x.limit {
+		x.page, x.limit, x.at, x.all = page, limit, nil, 0
+		x.each(0, len(x.rows), page, func(va uint64) {
+			if x.all++; x.all <= limit {
+				x.at = append(x.at, va)
+			}
+		})
+		slices.Sort(x.at)
+	}
+	for _, va := range x.at {
+		at = append(at, va+(pa-page))
+	}
+	return at, x.all
 }
 
 // each calls found with every virtual address at which rows of the part

@@ -12,15 +12,16 @@ import (
 func TestPhysIndex(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rows := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) pt.Row {
-			r := pt.Row{Start: rapid.Uint64Range(0, 40).Draw(t, "start"), Size: rapid.Uint64Range(1, 12).Draw(t, "size"), Phys: rapid.Uint64Range(0, 40).Draw(t, "phys")}
+			pages := func(name string, lo, hi uint64) uint64 { return guestPage * rapid.Uint64Range(lo, hi).Draw(t, name) }
+			r := pt.Row{Start: pages("start", 0, 40), Size: pages("size", 1, 12), Phys: pages("phys", 0, 40)}
 			if rapid.Bool().Draw(t, "high") { // up to the last address of all
-				r.Phys = -r.Size - r.Phys%3
+				r.Phys = -r.Size - r.Phys%(3*guestPage)
 			}
 			return r
 		}), 0, 20).Draw(t, "rows")
 		x := newPhysIndex(rows)
 		limit := rapid.IntRange(0, 8).Draw(t, "limit")
-		for pa := ^uint64(19); pa != 60; pa++ {
+		for pa := ^uint64(20*guestPage - 1); pa != 60*guestPage; pa += guestPage / 2 {
 			var want []uint64
 			for _, r := range rows {
 				if pa-r.Phys < r.Size {

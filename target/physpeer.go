@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -36,14 +37,21 @@ func parseConnection(text string, gdb int) connection {
 // errNoPeer says that nobody on this machine is seen at the other end.
 var errNoPeer = errors.New("the process at the other end of the connection is not seen: it runs on another machine, in another PID namespace, or as another user; run dbgsh where it is, as its user or as root")
 
+// How many lines of the monitor's output get through a connection.
+const (
+	noLines   = 0
+	someLines = 1000
+	anyLines  = math.MaxInt
+)
+
 // peerOf is the process that GDB's connection leads to, by the owner of the
-// socket's other end. stream says that the connection is TCP.
-func peerOf(gdb int, c connection) (pid int, stream bool, err error) {
+// socket's other end, and how many lines of output get through.
+func peerOf(gdb int, c connection) (pid, lines int, err error) {
 	inodes := map[uint64]int{} // GDB's sockets, with their descriptors
 	dir := procPath(gdb, "fd")
 	fds, err := os.ReadDir(dir)
 	if err != nil {
-		return 0, false, err
+		return 0, noLines, err
 	}
 	for _, fd := range fds {
 		if inode, ok := socketInode(filepath.Join(dir, fd.Name())); ok {
@@ -62,17 +70,16 @@ func peerOf(gdb int, c connection) (pid int, stream bool, err error) {
 		socks = append(socks, vm.ParseNetTCP(string(text), binary.NativeEndian)...)
 		var peer uint64
 		if peer, found, err = tcpPeer(socks, inodes, c.addr); err != nil {
-			return 0, true, err
+			return 0, anyLines, err
 		}
 		if pid := socketOwner(peer); pid != 0 {
-			return pid, true, nil
+			return pid, anyLines, nil
 		}
 	}
 	if found {
-		return 0, true, errNoPeer
+		return 0, anyLines, errNoPeer
 	}
-	pid, err = unixPeer(gdb, inodes, c.addr)
-	return pid, false, err
+	return unixPeer(gdb, inodes, c.addr)
 }
 
 // tcpPeer is the inode of the other end of the connection to addr, 0 where it
@@ -151,33 +158,60 @@ func socketOwner(inode uint64) int {
 // unixPeer is the process that listened at the unix socket GDB is connected to
 // (SO_PEERCRED, unix(7)). /proc/net/unix does not tell which two ends are one
 // connection, so GDB's own descriptor is asked.
-func unixPeer(gdb int, inodes map[uint64]int, addr string) (int, error) {
+func unixPeer(gdb int, inodes map[uint64]int, addr string) (pid, lines int, err error) {
 	pidfd, err := unix.PidfdOpen(gdb, 0)
 	if err != nil {
-		return 0, fmt.Errorf("pidfd_open: %w", err)
+		return 0, noLines, fmt.Errorf("pidfd_open: %w", err)
 	}
 	defer unix.Close(pidfd)
-	found := 0
+	found := false
 	for _, fd := range inodes {
 		sock, err := unix.PidfdGetfd(pidfd, fd, 0)
 		if err != nil {
-			return 0, fmt.Errorf("look at GDB's sockets: %w", err)
+			return 0, noLines, fmt.Errorf("look at GDB's sockets: %w", err)
 		}
 		name, nameErr := unix.Getpeername(sock)
-		cred, credErr := unix.GetsockoptUcred(sock, unix.SOL_SOCKET, unix.SO_PEERCRED)
-		unix.Close(sock)
 		at, isUnix := name.(*unix.SockaddrUnix)
 		// The path is as the listener gave it, so only its end is compared.
-		if nameErr != nil || credErr != nil || !isUnix || at.Name == "" || filepath.Base(at.Name) != filepath.Base(addr) {
+		if nameErr != nil || !isUnix || at.Name == "" || filepath.Base(at.Name) != filepath.Base(addr) {
+			unix.Close(sock)
 			continue
 		}
-		if found != 0 && found != int(cred.Pid) {
-			return 0, fmt.Errorf("two connections of GDB's lead to sockets named %s", filepath.Base(addr))
+		n := widen(sock)
+		cred, credErr := unix.GetsockoptUcred(sock, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		unix.Close(sock)
+		switch {
+		case credErr != nil:
+			return 0, n, fmt.Errorf("SO_PEERCRED: %w", credErr)
+		case found && int(cred.Pid) != pid:
+			return 0, noLines, fmt.Errorf("two connections of GDB's lead to sockets named %s", filepath.Base(addr))
 		}
-		found = int(cred.Pid)
+		pid, lines, found = int(cred.Pid), n, true
 	}
-	if found == 0 {
-		return 0, errNoPeer
+	if pid == 0 {
+		return 0, lines, errNoPeer
 	}
-	return found, nil
+	return pid, lines, nil
+}
+
+// widen makes room for what GDB writes to a unix socket, and returns for how
+// many lines of the monitor's output there is room then. QEMU 7 reads nothing
+// while a command of the monitor prints, and GDB acknowledges every line: when
+// there is no room for an acknowledgement, at 600 lines with the buffer that
+// sockets have by default, both wait for each other for ever.
+func widen(sock int) (lines int) {
+	const (
+		wide  = 32 << 20 // bytes; the kernel doubles them
+		usual = 212992   // net.core.wmem_default, socket(7)
+	)
+	if unix.SetsockoptInt(sock, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, wide) == nil { // takes CAP_NET_ADMIN
+		return anyLines
+	}
+	if err := unix.SetsockoptInt(sock, unix.SOL_SOCKET, unix.SO_SNDBUF, wide); err != nil {
+		return noLines
+	}
+	if size, err := unix.GetsockoptInt(sock, unix.SOL_SOCKET, unix.SO_SNDBUF); err != nil || size < 2*usual {
+		return noLines
+	}
+	return someLines
 }

@@ -19,9 +19,12 @@ import (
 // Pages are fetched many at a time, since an answer of GDB's costs more than
 // the bytes in it.
 type stubPhys struct {
-	layout
+	physView
+	m   *qemuMachine
 	t   *Target
 	ctx context.Context
+
+	batch int // how many pages to fetch with the next command
 
 	pages   map[uint64][]byte // guestPage bytes each, by physical address
 	bad     map[uint64]error  // pages that cannot be read, and why
@@ -32,9 +35,11 @@ const (
 	// physPiece is the most bytes of one packet: two hex digits each in the
 	// 4096 of QEMU's packets (MAX_PACKET_LENGTH, gdbstub.c).
 	physPiece = 2048
-	// physBatch is how many pages are fetched at once, with ctx looked at
-	// between: some 25 ms.
+	// physBatch is the most pages that are fetched with one command, 25 ms with
+	// a stub on this machine; physTime is about how long one may take, since
+	// ctx is looked at only between them.
 	physBatch = 64
+	physTime  = 200 * time.Millisecond
 	// physWait bounds one command, which must not be interrupted: GDB would
 	// take a packet's answer for that of the next one.
 	physWait = 10 * time.Second
@@ -49,8 +54,8 @@ func (t *Target) inPhysicalMode(ctx context.Context, m *qemuMachine, cpu int, f 
 		return err
 	}
 	defer release()
-	s := &stubPhys{t: t, ctx: ctx, pages: map[uint64][]byte{}, bad: map[uint64]error{}, missing: map[uint64]bool{}}
-	s.layout = m.layout(cpu, s.console)
+	s := &stubPhys{m: m, t: t, ctx: ctx, batch: 1, pages: map[uint64][]byte{}, bad: map[uint64]error{}, missing: map[uint64]bool{}}
+	s.physView = m.see(cpu, func(_ context.Context, line string) (string, error) { return s.console(line) })
 	was, err := s.packet("qqemu.PhyMemMode")
 	if err != nil {
 		return err
@@ -64,11 +69,16 @@ func (t *Target) inPhysicalMode(ctx context.Context, m *qemuMachine, cpu int, f 
 			back = fmt.Errorf("the stub answers %q", answer)
 		}
 		if back != nil {
-			err = errors.Join(err, fmt.Errorf("set the stub back from physical mode: %w; do it with \"maint packet Qqemu.PhyMemMode:%s\"", back, was))
+			// The mode outlives the connection.
+			err = fmt.Errorf("%w; the stub may still take addresses as physical ones: %q ends that", back, "maint packet Qqemu.PhyMemMode:"+was)
 		}
 	}()
-	if answer, err := s.packet("Qqemu.PhyMemMode:1"); err != nil || answer != "OK" {
-		return errors.Join(err, fmt.Errorf("physical mode: the stub answers %q", answer))
+	answer, err := s.packet("Qqemu.PhyMemMode:1")
+	if err != nil {
+		return err
+	}
+	if answer != "OK" {
+		return fmt.Errorf("physical mode: the stub answers %q", answer)
 	}
 	return f(s)
 }
@@ -129,7 +139,7 @@ func (s *stubPhys) ReadPhys(p []byte, pa uint64) (err error) {
 func (s *stubPhys) fetch() error {
 	var pages []uint64
 	for pa := range s.missing {
-		n, err := s.memory(pa)
+		n, err := s.memory(s.ctx, pa)
 		switch {
 		case final(s.ctx, err):
 			return errors.Join(context.Cause(s.ctx), err)
@@ -144,30 +154,32 @@ func (s *stubPhys) fetch() error {
 	}
 	clear(s.missing)
 	slices.Sort(pages)
-	for batch := range slices.Chunk(pages, physBatch) {
+	for len(pages) > 0 {
 		if s.ctx.Err() != nil {
 			return context.Cause(s.ctx)
 		}
+		batch := pages[:min(len(pages), s.batch)]
+		pages = pages[len(batch):]
+		start := time.Now()
 		ok, err := s.readBatch(batch)
 		if err != nil {
-			return err
+			return fmt.Errorf("read %d pages from physical address %#x on through the stub: %w", len(batch), batch[0], err)
 		}
-		for _, pa := range batch {
-			if ok {
-				break
-			}
+		for i := 0; i < len(batch) && !ok; i++ {
 			if s.ctx.Err() != nil {
 				return context.Cause(s.ctx)
 			}
 			b := make([]byte, guestPage)
-			if err := s.readPage(b, pa); final(s.ctx, err) {
+			if err := s.readPage(b, batch[i]); final(s.ctx, err) {
 				return err
 			} else if err != nil {
-				s.bad[pa] = err
+				s.bad[batch[i]] = err
 			} else {
-				s.pages[pa] = b
+				s.pages[batch[i]] = b
 			}
 		}
+		took := time.Since(start) / time.Duration(len(batch))
+		s.batch = int(min(physBatch, max(1, physTime/max(1, took))))
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ type ProcMem struct {
 
 	mu      sync.Mutex
 	files   []mappedFile // the latest ones used, at most maxFiles
-	through uint64       // bytes of files read through the process
+	through uint64       // bytes read through the process that might have been spared it
 	why     error        // the first reason for that
 	closed  bool
 	vdso    []byte // our own, if it is the same; nil for not asked yet
@@ -136,7 +136,7 @@ func (p *ProcMem) Notes() []string {
 		return nil
 	}
 	return []string{fmt.Sprintf(
-		"%d bytes of files and of the vDSO were read through the process, which makes their pages resident: %v", p.through, p.why)}
+		"%d bytes were read through the process, which makes their pages resident: %v", p.through, p.why)}
 }
 
 func (p *ProcMem) gone() error { return fmt.Errorf("thread %d: %w", p.tid, vm.ErrProcessGone) }
@@ -482,6 +482,41 @@ func (p *ProcMem) ReadMapping(ctx context.Context, m vm.Mapping, b []byte, addr 
 		if done += n; done < end {
 			return done, err
 		}
+	}
+	return len(b), nil
+}
+
+// Peek is ReadMapping for who has not asked Populated: pages of private anonymous
+// memory that do not exist are zeros without being read, which would make them
+// exist. The bytes from addr to addr+len(b) are all in m.
+func (p *ProcMem) Peek(ctx context.Context, m vm.Mapping, b []byte, addr uint64) (int, error) {
+	if !m.Anonymous() {
+		return p.ReadMapping(ctx, m, b, addr)
+	}
+	var into [64]vm.Extent
+	for done := 0; done < len(b); {
+		start := addr + uint64(done)
+		n, known, err := p.Populated(ctx, vm.Range{Start: start, Size: uint64(len(b) - done)}, into[:])
+		if ctx.Err() != nil || errors.Is(err, vm.ErrProcessGone) {
+			return done, err
+		}
+		if err != nil {
+			p.noteThrough(len(b)-done, err)
+			k, err := p.ReadMemory(ctx, b[done:], start)
+			return done + k, err
+		}
+		part := b[done : done+int(known)]
+		clear(part)
+		for _, e := range into[:n] {
+			off := int(e.Start - start)
+			if e.Unreadable {
+				return done + off, &vm.UnreadableError{Range: e.Range, Err: errors.New("guard pages")}
+			}
+			if k, err := p.ReadMemory(ctx, part[off:off+int(e.Size)], e.Start); err != nil {
+				return done + off + k, err
+			}
+		}
+		done += len(part)
 	}
 	return len(b), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"dbgsh/pt"
 	"dbgsh/vm"
@@ -96,45 +97,61 @@ func (t *Target) PageTables(ctx context.Context, o PageTableOptions) (*vm.Map, e
 
 func (t *Target) pageTables(ctx context.Context, inf *inferior, o PageTableOptions) (*vm.Map, error) {
 	m, c, res, err := t.walk(ctx, inf, o)
-	if errors.Is(err, pt.ErrPagingOff) {
+	switch {
+	case errors.Is(err, pt.ErrPagingOff) && o.Root == nil:
 		return m.physicalMap(c, err), nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
+	case o.Root != nil && res.Unread > 0 && res.Unreadable[0].Table == *o.Root:
+		return nil, res.Unreadable[0]
 	}
 	out := mapOf(c, res, o.PTE)
+	lay := m.layout()
 	if out.AddressBits == 64 {
-		_, blocks := m.view(c.index)
-		m.arch.nameRegions(out.Mappings, blocks)
+		m.arch.nameRegions(out.Mappings, lay.view(c.index))
+	}
+	if lay.hidden(c.index) {
+		out.Notes = append(out.Notes, "memory that only the secure state sees is not shown")
+	}
+	if m.physMode {
+		mode, err := t.packet(ctx, "qqemu.PhyMemMode")
+		if err != nil {
+			return nil, err
+		}
+		if m.physMode = mode == "1"; m.physMode {
+			out.Notes = append(out.Notes, `the stub is in physical mode, so GDB's own reads take physical addresses; "maint packet Qqemu.PhyMemMode:0" ends that`)
+		}
 	}
 	return out, nil
 }
 
 // walk walks the tables of the selected CPU. With pt.ErrPagingOff the machine
-// and the CPU come as well.
+// and the CPU come as well. Memory may have been added to the machine, or have
+// become what it was not, since it was laid out: where that would show, the
+// layout is asked for again.
 func (t *Target) walk(ctx context.Context, inf *inferior, o PageTableOptions) (m *qemuMachine, c *cpu, res *pt.Result, err error) {
-	if m, err = t.machine(ctx, inf); err != nil {
+	m, fresh, err := t.machine(ctx, inf)
+	if err != nil {
 		return nil, nil, nil, err
 	}
 	if c, err = t.cpu(ctx, m, o.Root); err != nil {
 		return nil, nil, nil, err
 	}
-	walk := func(mem pt.Phys) error {
-		res, err = pt.Walk(ctx, mem, c.mmu, pt.Options{PTE: o.PTE})
-		return err
+	for {
+		err = t.withPhys(ctx, m, c, func(mem pt.Phys) error {
+			res, err = pt.Walk(ctx, mem, c.mmu, pt.Options{PTE: o.PTE})
+			return err
+		})
+		if fresh || err == nil && res.Unread == 0 || err != nil && !errors.Is(err, pt.ErrPagingOff) {
+			break
+		}
+		if err := t.layOut(ctx, m); err != nil {
+			return nil, nil, nil, err
+		}
+		fresh = true
 	}
-	err = t.withPhys(ctx, m, c, walk)
-	if err == nil && res.Unread > m.unread && len(m.views) > 0 {
-		// Memory may have been added to the machine since it was laid out.
-		if err = t.forgetMachine(); err != nil {
-			return nil, nil, nil, err
-		}
-		if m, err = t.machine(ctx, inf); err != nil {
-			return nil, nil, nil, err
-		}
-		if err = t.withPhys(ctx, m, c, walk); err == nil {
-			m.unread = res.Unread
-		}
+	if err == nil && res.Unread > 0 && errors.Is(res.Unreadable[0].Err, vm.ErrProcessGone) {
+		return nil, nil, nil, &LostError{What: "QEMU", Reason: res.Unreadable[0].Err.Error()}
 	}
 	return m, c, res, err
 }
@@ -143,10 +160,10 @@ func (t *Target) walk(ctx context.Context, inf *inferior, o PageTableOptions) (m
 // that cannot be read the stub's. It may run f several times; only the last one
 // counts, and f fails only where it would fail on any memory.
 func (t *Target) withPhys(ctx context.Context, m *qemuMachine, c *cpu, f func(pt.Phys) error) error {
-	ram, err := t.hostRAM(ctx, m, c.index)
+	ram, err := t.hostRAM(m, c.index)
 	if err == nil {
-		err = f(ram)
-		if !m.isStrange() {
+		err = errors.Join(f(ramPhys{ctx, ram}), ram.Close())
+		if !ram.isStrange() {
 			return err
 		}
 	}
@@ -167,7 +184,7 @@ func (t *Target) PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.P
 	if inf.kind != KindQEMUSystem {
 		return nil, fmt.Errorf("the debuggee is %v: %w", inf.kind, ErrNoPageTables)
 	}
-	m, err := t.machine(ctx, &inf)
+	m, fresh, err := t.machine(ctx, &inf)
 	if err != nil {
 		return nil, err
 	}
@@ -183,17 +200,29 @@ func (t *Target) PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.P
 	if root != nil && upper {
 		c.mmu = withUpper(c.mmu, *root)
 	}
-	var path *pt.Path
-	err = t.withPhys(ctx, m, c, func(mem pt.Phys) error {
-		path, err = pt.Translate(mem, c.mmu, addr)
-		return err
-	})
-	return path, err
+	for {
+		var path *pt.Path
+		err = t.withPhys(ctx, m, c, func(mem pt.Phys) error {
+			path, err = pt.Translate(mem, c.mmu, addr)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if fresh || path.End != pt.NotReadable {
+			path.Notes = slices.Concat(c.notes, path.Notes)
+			return path, nil
+		}
+		if err := t.layOut(ctx, m); err != nil {
+			return nil, err
+		}
+		fresh = true
+	}
 }
 
 // mapOf is what a walk found as a map; pte says that it kept pages apart.
 func mapOf(c *cpu, res *pt.Result, pte bool) *vm.Map {
-	m := &vm.Map{AddressBits: res.Bits, Notes: c.notes}
+	m := &vm.Map{AddressBits: res.Bits, Notes: c.notes, Rules: res.Notes}
 	m.Mappings = make([]vm.Mapping, len(res.Rows))
 	paged := make([]vm.Paged, len(res.Rows))
 	for i := range res.Rows {
@@ -208,21 +237,20 @@ func mapOf(c *cpu, res *pt.Result, pte bool) *vm.Map {
 			Source: vm.SourcePageTables, Paged: p,
 		}
 	}
-	m.Notes = append(m.Notes, res.Notes...)
-	m.Notes = append(m.Notes, unlisted(res)...)
+	m.Notes = append(m.Notes, unreadTables(res)...)
+	if res.Cut != nil {
+		m.Notes = append(m.Notes, res.Cut.String())
+	}
 	return m
 }
 
-// unlisted says what a walk did not find, though it may be there.
-func unlisted(res *pt.Result) (notes []string) {
+// unreadTables says which tables a walk could not read.
+func unreadTables(res *pt.Result) (notes []string) {
 	if res.Unread > 0 {
 		notes = append(notes, res.Unreadable[0].Error())
-		if res.Unread > 1 {
-			notes = append(notes, fmt.Sprintf("%d tables could not be read; what they map is not listed", res.Unread))
-		}
 	}
-	if res.Cut != nil {
-		notes = append(notes, res.Cut.String())
+	if res.Unread > 1 {
+		notes = append(notes, fmt.Sprintf("%d tables could not be read; what they map is not listed", res.Unread))
 	}
 	return notes
 }
@@ -252,10 +280,17 @@ func flatNote(why error) string { return why.Error() + "; addresses are physical
 
 // physicalMap is the memory of a machine whose CPU translates nothing; why says so.
 func (m *qemuMachine) physicalMap(c *cpu, why error) *vm.Map {
-	_, blocks := m.view(c.index)
-	out := &vm.Map{AddressBits: 64, Mappings: mappingsOf(blocks), Notes: []string{flatNote(why)}}
+	lay := m.layout()
+	blocks := lay.view(c.index)
+	out := &vm.Map{AddressBits: 64, Mappings: mappingsOf(blocks), Notes: append([]string{flatNote(why)}, c.notes...)}
 	if len(blocks) == 0 {
-		out.Notes = append(out.Notes, "where RAM is is not asked over this connection; over TCP it is")
+		out.Notes = append(out.Notes, "QEMU is not asked over this connection where RAM is; over TCP it is")
+	}
+	if lay.hidden(c.index) {
+		out.Notes = append(out.Notes, "memory that only the secure state sees is not shown")
+	}
+	if x, ok := c.mmu.(pt.X86); ok && x.CR0&1 == 0 { // PE
+		out.Notes = append(out.Notes, "the CPU is in real mode: $pc and $sp are offsets into segments, whose bases are not added")
 	}
 	return out
 }
@@ -265,7 +300,7 @@ func mappingsOf(blocks []vm.MemoryBlock) []vm.Mapping {
 	var ms []vm.Mapping
 	for _, b := range blocks {
 		perm := vm.KnownRead | vm.Read | vm.KnownWrite
-		if b.Kind == "ram" {
+		if b.Kind == "ram" || b.Kind == "nv-ram" {
 			perm |= vm.Write
 		}
 		ms = append(ms, vm.Mapping{Range: b.Range, Perm: perm, Offset: b.Offset, Name: "[" + b.Name + "]", Source: vm.SourceMachine})
@@ -281,7 +316,7 @@ func (t *Target) machineSource(ctx context.Context, inf *inferior) string {
 	case KernelMapNone:
 		return "what the stub and the program's file declare"
 	}
-	m, err := t.machine(ctx, inf)
+	m, _, err := t.machine(ctx, inf)
 	if err != nil {
 		return "nothing: " + err.Error()
 	}
@@ -290,7 +325,11 @@ func (t *Target) machineSource(ctx context.Context, inf *inferior) string {
 		return "nothing: " + err.Error()
 	}
 	s := fmt.Sprintf("page tables of CPU %d, root register %#x, ", t.cpuIndex(ctx), c.root)
-	if _, err = t.hostRAM(ctx, m, c.index); err != nil {
+	ram, err := t.hostRAM(m, c.index)
+	if err == nil {
+		err = ram.Close()
+	}
+	if err != nil {
 		return s + "read through the stub: " + err.Error()
 	}
 	return s + fmt.Sprintf("read from QEMU's process %d", m.qemu)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"dbgsh/pt"
 	"dbgsh/vm"
 )
 
@@ -80,6 +81,120 @@ func TestLinuxARM64(t *testing.T) {
 	wish = KernelMapMonitor
 	if m, err := d.Map(d.ctx); err != nil || len(m.Mappings) != 0 || !strings.Contains(m.Notes[0], "no info mem") {
 		t.Errorf("monitor: %+v, %v", m, err)
+	}
+}
+
+// TestLinuxARM64VHE: with virtualization Debian's kernel runs at EL2, in the
+// EL2&0 regime (HCR_EL2.E2H).
+func TestLinuxARM64VHE(t *testing.T) {
+	addr := bootLinux(t, "qemu-system-aarch64", "arm64", "", "console=ttyAMA0 kpti=off", "-M", "virt,virtualization=on", "-cpu", "max,pauth-impdef=on", "-m", "512")
+	wish := KernelMapAuto
+	d := connect(t, addr, &wish)
+	m, err := d.Map(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := d.PageTables(d.ctx, PageTableOptions{PTE: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// At EL2, without PAN (bit 22), everything can be read.
+	d.gdbLines("set $cpsr=($cpsr & ~0x40000f) | 9")
+	d.translates(pages)
+	vectors, err := d.registers(d.ctx, "$VBAR_EL2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := false
+	for _, r := range m.Mappings {
+		if r.Paged.Kernel == "rwx" {
+			t.Errorf("the kernel may write and execute %+v", r)
+		}
+		text = text || r.Contains(vectors[0]) && r.Paged.Kernel == "r-x" && r.Size > 4<<20
+	}
+	if !text {
+		t.Errorf("%#x is in no text of the kernel's", vectors[0])
+	}
+	path, err := d.PageWalk(d.ctx, vectors[0], nil)
+	if err != nil || path.End != pt.Mapped || !strings.Contains(path.Mode, "TTBR1_EL2") {
+		t.Errorf("walk: %+v, %v", path, err)
+	}
+	// At EL0 the tables are the same, as HCR_EL2.TGE is 1.
+	d.gdbLines("set $cpsr=$cpsr & ~0xf")
+	user, err := d.Map(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "EL0", shown(user), shown(m))
+	root := uint64(0x100abc)
+	for _, va := range []uint64{0, vectors[0]} {
+		if _, err := d.PageWalk(d.ctx, va, &root); err == nil || !strings.Contains(err.Error(), "0x100abc is no address of a root table") {
+			t.Errorf("a root at %#x: %v", root, err)
+		}
+	}
+	if _, err := d.PageTables(d.ctx, PageTableOptions{Root: &root}); err == nil || !strings.Contains(err.Error(), "0x100abc is no address of a root table") {
+		t.Errorf("a root at %#x: %v", root, err)
+	}
+}
+
+// TestARMRegime: whose tables they are hangs on the exception level, on
+// HCR_EL2 and on what the stub tells.
+func TestARMRegime(t *testing.T) {
+	const e2h, tge, dc, on = 1 << 34, 1 << 27, 1 << 12, 1
+	type registers = map[string]uint64
+	for _, tt := range []struct {
+		name string
+		v    registers
+		el   int // whose registers; 0: none
+		says string
+	}{
+		{"no EL2", registers{"SCTLR_EL1": on}, 1, ""},
+		{"no EL2, off", registers{}, 1, ""},
+		{"EL2 is there", registers{"HCR_EL2": 0, "SCTLR_EL1": on, "SCTLR_EL2": on}, 1, ""},
+		{"a guest's kernel", registers{"HCR_EL2": e2h, "SCTLR_EL1": on, "cpsr": 1 << 2}, 1, ""},
+		{"VHE", registers{"HCR_EL2": e2h | tge, "SCTLR_EL2": on, "cpsr": 2 << 2}, 2, ""},
+		{"VHE, user", registers{"HCR_EL2": e2h | tge, "SCTLR_EL2": on}, 2, ""},
+		{"VHE, stage 2 is not the user's", registers{"HCR_EL2": e2h | tge | on, "SCTLR_EL2": on}, 2, ""},
+		{"VHE, a guest is near", registers{"HCR_EL2": e2h | on, "SCTLR_EL1": on, "SCTLR_EL2": on, "cpsr": 2 << 2}, 2, ""},
+		{"VHE, off", registers{"HCR_EL2": e2h, "SCTLR_EL1": on, "SCTLR_EL2": 0, "cpsr": 2 << 2}, 2, ""},
+		{"a guest", registers{"HCR_EL2": e2h | on, "SCTLR_EL1": on, "cpsr": 1 << 2}, 0, "stage 2 is on"},
+		{"a guest's user", registers{"HCR_EL2": on, "SCTLR_EL1": on}, 0, "stage 2 is on"},
+		{"a guest, off", registers{"HCR_EL2": on, "cpsr": 1 << 2}, 0, "stage 2 is on"},
+		{"HCR_EL2.DC", registers{"HCR_EL2": dc, "cpsr": 1 << 2}, 0, "stage 2 is on"},
+		{"HCR_EL2.TGE", registers{"HCR_EL2": tge, "SCTLR_EL1": on}, 0, "HCR_EL2.TGE is 1, so that nothing is translated at EL0"},
+		{"a hypervisor above", registers{"HCR_EL2": 0, "SCTLR_EL1": on, "SCTLR_EL2": on, "cpsr": 2 << 2}, 1, "the CPU is at EL2; shown"},
+		{"a hypervisor above a guest", registers{"HCR_EL2": on, "SCTLR_EL1": on, "SCTLR_EL2": on, "cpsr": 2 << 2}, 0, "stage 2 is on"},
+		{"a hypervisor alone", registers{"HCR_EL2": 0, "SCTLR_EL1": 0, "SCTLR_EL2": on, "cpsr": 2 << 2}, 0, "the CPU is at EL2, whose tables dbgsh does not walk"},
+		{"a hypervisor, off", registers{"HCR_EL2": 0, "SCTLR_EL1": 0, "SCTLR_EL2": 0, "cpsr": 2 << 2}, 2, ""},
+		{"firmware above", registers{"SCTLR_EL1": on, "SCTLR_EL3": on, "cpsr": 3 << 2}, 1, "the CPU is at EL3; shown"},
+		{"firmware alone", registers{"SCTLR_EL3": on, "cpsr": 3 << 2}, 0, "the CPU is at EL3, whose tables dbgsh does not walk"},
+		{"firmware, not described", registers{"cpsr": 3 << 2}, 0, "the CPU is at EL3, whose tables dbgsh does not walk"},
+		{"firmware, off", registers{"SCTLR_EL2": on, "SCTLR_EL3": 0, "cpsr": 3 << 2}, 3, ""},
+		{"not secure", registers{"SCR_EL3": 1, "HCR_EL2": e2h | tge, "SCTLR_EL2": on}, 2, ""},
+		{"secure, with EL2", registers{"SCR_EL3": 1 << 18, "HCR_EL2": on, "SCTLR_EL1": on}, 0, "stage 2 is on"},
+		{"secure, without", registers{"SCR_EL3": 0, "HCR_EL2": e2h | tge | on, "SCTLR_EL1": on, "cpsr": 1 << 2}, 1, ""},
+	} {
+		for level, root := range map[int]uint64{1: 0x1000, 2: 0x2000} {
+			tt.v[fmt.Sprintf("TTBR0_EL%d", level)] = root
+			tt.v[fmt.Sprintf("TTBR1_EL%d", level)] = root + 0x100
+			tt.v[fmt.Sprintf("TCR_EL%d", level)] = root + 0x200
+		}
+		a, says, err := armRegime(tt.v)
+		if err != nil {
+			says = err.Error()
+		}
+		if (err != nil) != (tt.el == 0) || !strings.HasPrefix(says, tt.says) || tt.says == "" && says != "" {
+			t.Errorf("%s: %q, %v, want %q", tt.name, says, err, tt.says)
+		}
+		if tt.el == 0 {
+			continue
+		}
+		if a.EL != tt.el || a.SCTLR != tt.v[fmt.Sprintf("SCTLR_EL%d", tt.el)] && tt.el < 3 {
+			t.Errorf("%s: %+v, want EL%d's", tt.name, a, tt.el)
+		}
+		if root := uint64(a.EL) << 12; a.SCTLR != 0 && (a.TTBR0 != root || a.TTBR1 != root+0x100 || a.TCR != root+0x200) {
+			t.Errorf("%s: %+v", tt.name, a)
+		}
 	}
 }
 
@@ -159,6 +274,7 @@ type rvTables struct {
 	levels   int
 	first    uint64    // is added to each page of a superpage
 	dir, pte []rvEntry // sorted by index
+	noPBMT   bool      // memory types are reserved
 }
 
 // Where the tables are, the one of level 0 first, and behind them one of a
@@ -168,9 +284,9 @@ const rvBase = 0x80100000
 func (p *rvTables) table(level int) uint64 { return rvBase + uint64(level)<<12 }
 
 // newRVTables is tables whose entries have 32 or 64 bits; those of 64 use
-// Svnapot and Svpbmt.
-func newRVTables(wide bool) *rvTables {
-	p := &rvTables{stride: 10, levels: 2, first: 0xc00} // beyond 4 GiB
+// Svnapot if the hart has extensions, and Svpbmt, be it reserved.
+func newRVTables(wide, extensions bool) *rvTables {
+	p := &rvTables{stride: 10, levels: 2, first: 0xc00, noPBMT: !extensions} // beyond 4 GiB
 	p.dir = []rvEntry{
 		{index: 0},
 		{index: 1, bits: rvR | rvW | rvX | rvA | rvD, page: 2},
@@ -204,18 +320,21 @@ func newRVTables(wide bool) *rvTables {
 	}...)
 	if wide {
 		p.stride, p.levels, p.first = 9, 5, 0
+		if extensions {
+			p.dir = append(p.dir, rvEntry{index: 20, bits: rvN | rvR | rvA, page: 22, ppn: 8, bad: true}, rvEntry{index: 21, bits: rvN, bad: true})
+			for i := range 16 {
+				p.pte = append(p.pte, rvEntry{index: 32 + i, bits: rvN | rvR | rvX | rvU | rvA, page: 48, ppn: 8})
+			}
+			p.pte = append(p.pte, []rvEntry{
+				{index: 64, bits: rvN | rvR | rvX | rvA, page: 64, ppn: 4, bad: true}, // 32 KiB
+				{index: 65, bits: rvN | rvR | rvX | rvA, page: 80, bad: true},
+			}...)
+		}
 		p.dir = append(p.dir, []rvEntry{
-			{index: 20, bits: rvN | rvR | rvA, page: 22, ppn: 8, bad: true},
-			{index: 21, bits: rvN, bad: true},
 			{index: 22, bits: rvIO, bad: true},
 			{index: 23, bits: rvNC | rvR | rvW | rvA | rvD, page: 24},
 		}...)
-		for i := range 16 {
-			p.pte = append(p.pte, rvEntry{index: 32 + i, bits: rvN | rvR | rvX | rvU | rvA, page: 48, ppn: 8})
-		}
 		p.pte = append(p.pte, []rvEntry{
-			{index: 64, bits: rvN | rvR | rvX | rvA, page: 64, ppn: 4, bad: true}, // 32 KiB
-			{index: 65, bits: rvN | rvR | rvX | rvA, page: 80, bad: true},
 			{index: 68, bits: rvNC | rvR | rvW | rvA | rvD, page: 96},
 			{index: 69, bits: rvIO | rvR | rvW | rvA | rvD, page: 97},
 		}...)
@@ -283,7 +402,7 @@ func (p *rvTables) pages(root int) []rvPage {
 		entries, shift := p.level(level)
 		for _, e := range entries {
 			at := base | uint64(e.index)<<shift
-			pg := rvPage{Range: vm.Range{Start: at, Size: 1 << shift}, phys: p.phys(level, shift, e), bits: e.bits | global, bad: e.bad}
+			pg := rvPage{Range: vm.Range{Start: at, Size: 1 << shift}, phys: p.phys(level, shift, e), bits: e.bits | global, bad: e.bad || p.noPBMT && e.bits&(rvNC|rvIO) != 0}
 			switch {
 			case level > 0 && e.bits&(rvR|rvW|rvX) == 0 && !e.bad:
 				walk(level-1, at, global|e.bits&rvG)
@@ -354,11 +473,12 @@ func TestRISCVMachine(t *testing.T) {
 		modes     []mode
 		setUp     []string
 	}{
-		{"qemu-system-riscv64", "rv64,svnapot=on,svpbmt=on", newRVTables(true),
+		{"qemu-system-riscv64", "rv64,svnapot=on,svpbmt=on", newRVTables(true, true),
 			[]mode{{"Sv39", 2, 8 << 60}, {"Sv48", 3, 9 << 60}, {"Sv57", 4, 10 << 60}}, []string{"set $menvcfg=1ULL<<62"}}, // PBMTE
-		{"qemu-system-riscv32", "rv32", newRVTables(false), []mode{{"Sv32", 1, 1 << 31}}, nil},
+		{"qemu-system-riscv64", "rv64", newRVTables(true, false), []mode{{"Sv39", 2, 8 << 60}}, nil},
+		{"qemu-system-riscv32", "rv32", newRVTables(false, false), []mode{{"Sv32", 1, 1 << 31}}, nil},
 	} {
-		t.Run(machine.qemu, func(t *testing.T) {
+		t.Run(strings.ReplaceAll(machine.cpu, ",", " "), func(t *testing.T) {
 			tables := machine.tables
 			addr := startQEMU(t, machine.qemu, "", "-M", "virt", "-cpu", machine.cpu+",pmp=off", "-bios", "none", "-m", "128", "-S",
 				"-device", tables.image().file(t))

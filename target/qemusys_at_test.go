@@ -340,6 +340,9 @@ func TestARM64Translation(t *testing.T) {
 		"-device", tables.file(t), "-device", "loader,cpu-num=0,file="+prog)
 	wish := KernelMapAuto
 	d := connect(t, addr, &wish)
+	if m, err := d.Map(d.ctx); err != nil || len(m.Notes) == 0 || !strings.HasPrefix(m.Notes[0], "SCTLR_EL2.M is 0: paging is off") {
+		t.Errorf("at reset: %+v, %v", m, err)
+	}
 	d.gdbLines("symbol-file "+prog, "hbreak *&ready", "hbreak *&done")
 	for i := range cases {
 		c := &cases[i]

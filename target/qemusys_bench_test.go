@@ -2,7 +2,6 @@ package target
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -51,7 +50,7 @@ func BenchmarkKernel(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		ram, err := d.hostRAM(d.ctx, m, 0)
+		ram, err := d.hostRAM(m, 0)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -63,7 +62,7 @@ func BenchmarkKernel(b *testing.B) {
 			*into = append(*into, time.Since(start))
 		}
 		timed(&walk, func() error {
-			_, err := pt.Walk(context.Background(), ram, c.mmu, pt.Options{})
+			_, err := pt.Walk(d.ctx, ramPhys{d.ctx, ram}, c.mmu, pt.Options{})
 			return err
 		})
 		d.physicalOnly = true
@@ -92,6 +91,9 @@ func BenchmarkKernel(b *testing.B) {
 			}
 			return err
 		})
+		if err := ram.Close(); err != nil {
+			b.Error(err)
+		}
 		d.gdbLines("disconnect")
 	}
 	base := median(tlb)

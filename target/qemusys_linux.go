@@ -112,8 +112,8 @@ func nameLinuxX86(ms []vm.Mapping, ram uint64) {
 	}
 }
 
-// directMap finds where a kernel has all of RAM mapped, between two addresses:
-// more than half of it, as far from physical memory everywhere.
+// directMap finds the one place where a kernel has all of RAM mapped, between
+// two addresses: more than half of it, as far from physical memory everywhere.
 func directMap(ms []vm.Mapping, ram, first, last uint64) (base uint64, ok bool) {
 	mapped := map[uint64]uint64{}
 	for i := range ms {
@@ -122,12 +122,14 @@ func directMap(ms []vm.Mapping, ram, first, last uint64) (base uint64, ok bool) 
 			mapped[m.Start-m.Paged.Phys] += m.Size
 		}
 	}
-	for base, size := range mapped {
+	found := 0
+	for b, size := range mapped {
 		if ram > 0 && size > ram/2 {
-			return base, true
+			base = b
+			found++
 		}
 	}
-	return 0, false
+	return base, found == 1
 }
 
 func nameDirect(ms []vm.Mapping, base uint64) {

@@ -4,30 +4,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
+	"sync"
+	"sync/atomic"
 
 	"dbgsh/pt"
 	"dbgsh/vm"
 )
 
-// physMemory is the physical memory that a CPU of a machine in QEMU sees. Only
-// RAM and ROM are read: a device may take being read for an order.
+// physMemory is the physical memory that a CPU of a machine in QEMU sees, until
+// it is closed. Only RAM and ROM are read: a device may take being read for an
+// order.
 type physMemory struct {
-	layout
+	physView
 	t   *Target
+	m   *qemuMachine
 	cpu int
 	ram *hostRAM // nil where QEMU's process cannot be read
+	why error    // why it cannot
+
+	devices atomic.Bool // what is no memory was asked for, and not read
 }
 
 // physMemory is the memory that a CPU sees, out of QEMU's process where that
 // can be read, else through the stub.
-func (t *Target) physMemory(ctx context.Context, m *qemuMachine, cpu int) (*physMemory, error) {
-	ram, err := t.hostRAM(ctx, m, cpu)
-	if final(ctx, err) {
-		return nil, err
-	}
-	query := func(line string) (string, error) { return t.query(ctx, line) }
-	return &physMemory{layout: m.layout(cpu, query), t: t, cpu: cpu, ram: ram}, nil
+func (t *Target) physMemory(m *qemuMachine, cpu int) *physMemory {
+	p := &physMemory{physView: m.see(cpu, t.query), t: t, m: m, cpu: cpu}
+	p.ram, p.why = t.hostRAM(m, cpu)
+	return p
 }
 
 // ReadMemory implements vm.Reader; addr is a physical address.
@@ -53,51 +58,97 @@ func (m *physMemory) read(ctx context.Context, p []byte, where func(off uint64) 
 		if !ok {
 			break
 		}
-		there, err := m.memory(pa)
+		there, err := m.memory(ctx, pa)
 		if final(ctx, err) {
 			return 0, err
 		}
 		if err != nil {
+			m.devices.Store(true)
 			break
 		}
 		k := int(min(uint64(len(p)-all), size, there))
 		parts = append(parts, part{pa, p[all : all+k]})
 		all += k
 	}
-	var bad error
-	fill := func(mem pt.Phys) error {
-		n, bad = 0, nil
+	if len(parts) == 0 {
+		return 0, nil
+	}
+	if m.ram != nil {
 		for _, part := range parts {
-			if err := mem.ReadPhys(part.b, part.pa); err != nil && bad == nil {
-				bad = err
-			}
-			if bad == nil {
-				n += len(part.b)
+			k, err := m.ram.read(ctx, part.b, part.pa)
+			if n += k; err != nil {
+				return n, err
 			}
 		}
-		return nil
+		return n, nil
 	}
-	switch {
-	case len(parts) == 0:
-	case m.ram != nil:
-		err = fill(m.ram)
-	default:
-		err = m.t.inPhysicalMode(ctx, m.m, m.cpu, func(s *stubPhys) error { return s.rounds(fill) })
-	}
-	if err != nil {
-		return 0, err
-	}
-	return n, bad
+	err = m.t.inPhysicalMode(ctx, m.m, m.cpu, func(s *stubPhys) error {
+		var bad error
+		err := s.rounds(func(mem pt.Phys) error {
+			n, bad = 0, nil
+			for _, part := range parts {
+				for b, pa := part.b, part.pa; len(b) > 0; {
+					k := min(len(b), int(guestPage-pa%guestPage))
+					if err := mem.ReadPhys(b[:k], pa); err != nil && bad == nil {
+						bad = err
+					}
+					if bad == nil {
+						n += k
+					}
+					b, pa = b[k:], pa+uint64(k)
+				}
+			}
+			return nil
+		})
+		return errors.Join(err, bad)
+	})
+	return n, err
 }
 
-// Close implements Memory; QEMU's process stays open for the connection.
-func (m *physMemory) Close() error { return nil }
+// Close implements Memory.
+func (m *physMemory) Close() error {
+	if m.ram == nil {
+		return nil
+	}
+	return m.ram.Close()
+}
 
-// kernelMemory is the memory that a CPU of a machine in QEMU sees by its page tables.
+// Notes says what reading did that it should not have, and did not do.
+func (m *physMemory) Notes() (notes []string) {
+	if m.ram == nil {
+		notes = append(notes, "read through the stub, which is slow: "+m.why.Error())
+	} else {
+		notes = m.ram.Notes()
+	}
+	if m.devices.Load() {
+		notes = append(notes, "what is no RAM or ROM was not read: a device may take that for an order")
+	}
+	return notes
+}
+
+// kernelMemory is the memory of a CPU of a machine in QEMU by its page tables.
 type kernelMemory struct {
 	*physMemory
-	rows []pt.Row // what is mapped where; sorted
-	flat bool     // nothing is translated: addresses are physical
+	c     *cpu
+	flat  bool     // nothing is translated: addresses are physical
+	notes []string // what tables were not read
+
+	mu  sync.Mutex
+	win window
+}
+
+// window is the rows of a part of the address space.
+type window struct {
+	rows        []pt.Row // sorted
+	first, last uint64   // nothing else is mapped from here to there, both included
+}
+
+func windowOf(res *pt.Result, first uint64) window {
+	w := window{rows: res.Rows, first: first, last: ^uint64(0)}
+	if res.Cut != nil {
+		w.last = max(res.Cut.VA, first+1) - 1
+	}
+	return w
 }
 
 // machineMemory is the memory of a machine.
@@ -105,56 +156,105 @@ func (t *Target) machineMemory(ctx context.Context, inf *inferior) (Memory, erro
 	if t.kernelWish() == KernelMapNone {
 		return newGDBMemory(t, true), nil
 	}
-	k, _, err := t.kernelMemory(ctx, inf)
-	if err != nil && !final(ctx, err) {
-		return newGDBMemory(t, true), nil
+	k, err := t.kernelMemory(ctx, inf)
+	if err == nil || final(ctx, err) {
+		return k, err
 	}
-	return k, err
+	return notedMemory{newGDBMemory(t, true), []string{"read by GDB, since " + err.Error()}}, nil
 }
 
-// kernelMemory is the memory of the selected CPU by its tables. Notes say what
-// they may map beside.
-func (t *Target) kernelMemory(ctx context.Context, inf *inferior) (k *kernelMemory, notes []string, err error) {
-	// What lies below 1 MiB may be RAM now and ROM a moment ago.
-	if err := t.forgetMachine(); err != nil {
-		return nil, nil, err
-	}
-	m, c, res, err := t.walk(ctx, inf, PageTableOptions{PTE: true})
-	k = &kernelMemory{}
-	switch {
-	case errors.Is(err, pt.ErrPagingOff):
-		k.flat, notes = true, []string{flatNote(err)}
-	case err != nil:
-		return nil, nil, err
-	default:
-		k.rows, notes = res.Rows, unlisted(res)
-	}
-	k.physMemory, err = t.physMemory(ctx, m, c.index)
-	return k, notes, err
+// notedMemory is memory with something to be said of it.
+type notedMemory struct {
+	gdbMemory
+	notes []string
 }
+
+func (m notedMemory) Notes() []string { return append(m.notes, m.gdbMemory.Notes()...) }
+
+// kernelMemory is the memory of the selected CPU by its tables.
+func (t *Target) kernelMemory(ctx context.Context, inf *inferior) (*kernelMemory, error) {
+	m, fresh, err := t.machine(ctx, inf)
+	if err != nil {
+		return nil, err
+	}
+	if !fresh {
+		// What lies below 1 MiB may be RAM now and ROM a moment ago.
+		if err := t.layOut(ctx, m); err != nil {
+			return nil, err
+		}
+	}
+	_, c, res, err := t.walk(ctx, inf, PageTableOptions{PTE: true})
+	k := &kernelMemory{c: c, flat: errors.Is(err, pt.ErrPagingOff)}
+	switch {
+	case k.flat:
+		k.notes = []string{flatNote(err)}
+	case err != nil:
+		return nil, err
+	default:
+		k.win, k.notes = windowOf(res, 0), unreadTables(res)
+	}
+	k.physMemory = t.physMemory(m, c.index)
+	return k, nil
+}
+
+// Notes says what the answers lack.
+func (k *kernelMemory) Notes() []string { return append(slices.Clip(k.notes), k.physMemory.Notes()...) }
 
 // ReadMemory implements vm.Reader.
 func (k *kernelMemory) ReadMemory(ctx context.Context, p []byte, addr uint64) (int, error) {
-	return k.read(ctx, p, func(off uint64) (pa, n uint64, ok bool) { return k.Backing(addr + off) })
+	var failed error
+	n, err := k.read(ctx, p, func(off uint64) (pa, n uint64, ok bool) {
+		pa, n, ok, failed = k.Backing(ctx, addr+off)
+		return pa, n, ok
+	})
+	if err == nil {
+		err = failed
+	}
+	return n, err
 }
 
 var _ vm.Aliased = (*kernelMemory)(nil)
 
 // Backing implements vm.Aliased: kernels map all RAM at one place and parts of
 // it at others.
-func (k *kernelMemory) Backing(addr uint64) (pa, n uint64, ok bool) {
+func (k *kernelMemory) Backing(ctx context.Context, addr uint64) (pa, n uint64, ok bool, err error) {
 	if k.flat {
-		return addr, max(-addr, 1), true // the last byte of 2^64 is no memory
+		return addr, min(^addr, ^uint64(0)-1) + 1, true, nil
 	}
-	i := sort.Search(len(k.rows), func(i int) bool { return k.rows[i].Start+(k.rows[i].Size-1) >= addr })
+	w, err := k.window(ctx, addr)
+	if err != nil {
+		return 0, 0, false, err
+	}
+	i := sort.Search(len(w.rows), func(i int) bool { return w.rows[i].Start+(w.rows[i].Size-1) >= addr })
 	switch {
-	case i == len(k.rows):
-		return 0, max(-addr, 1), false
-	case addr < k.rows[i].Start:
-		return 0, k.rows[i].Start - addr, false
+	case i == len(w.rows):
+		return 0, min(w.last-addr, ^uint64(0)-1) + 1, false, nil
+	case addr < w.rows[i].Start:
+		return 0, w.rows[i].Start - addr, false, nil
 	}
-	off := addr - k.rows[i].Start
-	return k.rows[i].Phys + off, k.rows[i].Size - off, true
+	off := addr - w.rows[i].Start
+	return w.rows[i].Phys + off, w.rows[i].Size - off, true, nil
+}
+
+// window is the one that holds addr. There is one for all addresses but where
+// there are very many rows.
+func (k *kernelMemory) window(ctx context.Context, addr uint64) (window, error) {
+	if ctx.Err() != nil {
+		return window{}, context.Cause(ctx)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if addr-k.win.first <= k.win.last-k.win.first {
+		return k.win, nil
+	}
+	err := k.t.withPhys(ctx, k.m, k.c, func(mem pt.Phys) error {
+		res, err := pt.Walk(ctx, mem, k.c.mmu, pt.Options{PTE: true, First: addr})
+		if err == nil {
+			k.win = windowOf(res, addr)
+		}
+		return err
+	})
+	return k.win, err
 }
 
 // Behind implements vm.Aliased.
@@ -167,8 +267,10 @@ type Physical struct {
 	Map *vm.Map // RAM and ROM by physical address
 	// MappedAt is where the CPU's tables map the byte at pa: all virtual
 	// addresses, or where there are more than limit some, ascending, and how
-	// many there are.
+	// many there are. It is called by one goroutine at a time.
 	MappedAt func(pa uint64, limit int) (at []uint64, all int)
+	// Incomplete says that a part of the tables was not looked at for MappedAt.
+	Incomplete bool
 }
 
 // Physical is the physical memory of the machine in QEMU. The error wraps
@@ -181,18 +283,26 @@ func (t *Target) Physical(ctx context.Context) (*Physical, error) {
 	if inf.kind != KindQEMUSystem {
 		return nil, fmt.Errorf("the debuggee is %v: %w", inf.kind, ErrNoPageTables)
 	}
-	k, notes, err := t.kernelMemory(ctx, &inf)
+	k, err := t.kernelMemory(ctx, &inf)
 	if err != nil {
 		return nil, err
 	}
 	if k.blocks == nil {
-		return nil, errors.New("where RAM is is not asked over this connection; start QEMU with -gdb tcp:127.0.0.1:PORT")
+		return nil, errors.Join(errors.New("QEMU is not asked over this connection where RAM is; start it with -gdb tcp:127.0.0.1:PORT"), k.Close())
 	}
-	p := &Physical{Memory: k.physMemory, Map: &vm.Map{Mappings: mappingsOf(k.blocks), AddressBits: 64, Notes: notes}}
+	p := &Physical{
+		Memory:     k.physMemory,
+		Map:        &vm.Map{Mappings: mappingsOf(k.blocks), AddressBits: 64, Notes: k.notes},
+		Incomplete: k.win.last != ^uint64(0) || len(k.notes) > 0 && !k.flat,
+	}
 	if k.flat {
+		p.Incomplete = false
 		p.MappedAt = func(pa uint64, limit int) ([]uint64, int) { return []uint64{pa}[:min(1, limit)], 1 }
-	} else {
-		p.MappedAt = newPhysIndex(k.rows).mappedAt
+		return p, nil
 	}
+	if p.Incomplete && len(k.notes) == 0 {
+		p.Map.Notes = []string{fmt.Sprintf("where memory is mapped from %#x on was not looked at: there are too many pages", k.win.last+1)}
+	}
+	p.MappedAt = newPhysIndex(k.win.rows).mappedAt
 	return p, nil
 }

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"dbgsh/pt"
 	"dbgsh/vm"
 )
 
@@ -130,11 +133,175 @@ func naiveHits(d *debuggee, ms []vm.Mapping, needle string) (addrs []uint64) {
 	return addrs
 }
 
-func TestPhysicalErrors(t *testing.T) {
-	d, _ := tablesAt(t, filepath.Join(t.TempDir(), "gdb.sock"))
-	if _, err := d.Physical(d.ctx); err == nil {
-		t.Error("where RAM is cannot be asked")
+// kiB is a value of /proc/PID/status.
+func kiB(t testing.TB, pid int, name string) (n int) {
+	t.Helper()
+	text, err := os.ReadFile(procPath(pid, "status"))
+	if err != nil {
+		t.Fatal(err)
 	}
+	_, rest, _ := strings.Cut(string(text), "\n"+name+":")
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Looking at RAM gives QEMU no pages, whatever its RAM is made of.
+func TestSearchMachineGently(t *testing.T) {
+	for _, backend := range []string{"memory-backend-ram", "memory-backend-memfd"} {
+		t.Run(backend, func(t *testing.T) {
+			const at = 0x2345000
+			data := &image{base: at, b: []byte("<the needle>")}
+			addr := startQEMU(t, "qemu-system-x86_64", "", "-S", "-m", "256", "-object", backend+",id=m,size=256M", "-machine", "memory-backend=m", "-device", data.file(t))
+			wish := KernelMapAuto
+			d := connect(t, addr, &wish)
+			p, err := d.Physical(d.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			pid := d.qsystem.qemu
+			before := []int{kiB(t, pid, "RssShmem"), kiB(t, pid, "RssAnon"), kiB(t, pid, "VmPTE")}
+			if got, res := d.hitsOf(p, p.Map.Mappings, "<the needle>"); !slices.Equal(got, []uint64{at}) {
+				t.Errorf("found at %x: %+v", got, res)
+			}
+			after := []int{kiB(t, pid, "RssShmem"), kiB(t, pid, "RssAnon"), kiB(t, pid, "VmPTE")}
+			for i := range before { // QEMU works a little itself
+				if after[i]-before[i] > 200 {
+					t.Errorf("RssShmem, RssAnon and VmPTE were %d kB, and are %d", before, after)
+				}
+			}
+		})
+	}
+}
+
+// A page that cannot be read hides nothing before it; a QEMU that dies is no
+// memory without hits; and a memory is read until it is closed itself.
+func TestMachineMemoryEnds(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ram")
+	addr := startQEMU(t, "qemu-system-x86_64", "", "-S", "-m", "32", "-object", "memory-backend-file,id=m,size=32M,share=on,mem-path="+file, "-machine", "memory-backend=m")
+	wish := KernelMapAuto
+	d := connect(t, addr, &wish)
+	p, err := d.Physical(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	other, err := d.Memory(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 0x40000)
+	if n, err := p.ReadMemory(d.ctx, b, 0x1fc0000); n != len(b) || err != nil {
+		t.Errorf("read %#x, %v", n, err)
+	}
+	if err := os.Truncate(file, 0x1ffc000); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := p.ReadMemory(d.ctx, b, 0x1fc0000); n != 0x3c000 || err == nil {
+		t.Errorf("read %#x, %v", n, err)
+	}
+	// Nobody has to tell QEMU that its end has come.
+	qemu, err := os.FindProcess(d.qsystem.qemu)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := qemu.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool {
+		n, err := p.ReadMemory(d.ctx, b, 0x100000)
+		return n == 0 && errors.Is(err, vm.ErrProcessGone)
+	})
+	matcher, err := vm.NewBytes([]byte("needle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := vm.Scan(d.ctx, p, p.Map.Mappings, vm.ScanOptions{Matcher: matcher})
+	if err != nil || !errors.Is(res.Partial, vm.ErrProcessGone) {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+// Memory that is plugged in is there at the next look, in every way of looking.
+func TestMemoryIsPlugged(t *testing.T) {
+	const dimm = 1 << 32
+	tables := &image{base: 0x100000}
+	tables.put(0x100000, 0, 0x101000|xP|xW)
+	tables.put(0x101000, 0, dimm|xP|xW)
+	tables.put(0x101000, 1, xPS|xP|xW)
+	addr := startQEMU(t, "qemu-system-x86_64", "", "-cpu", "max", "-S", "-m", "16,slots=2,maxmem=1G", "-device", tables.file(t))
+	wish := KernelMapAuto
+	d := connect(t, addr, &wish)
+	d.fourLevels()
+	m, err := d.Map(d.ctx)
+	if err != nil || len(m.Mappings) != 1 || len(m.Notes) != 1 || !strings.Contains(m.Notes[0], "no memory at physical address 0x100000000") {
+		t.Errorf("before: %+v, %v", m, err)
+	}
+	d.gdbLines("monitor object_add memory-backend-ram,id=plugged,size=128M", "monitor device_add pc-dimm,id=dimm,memdev=plugged")
+	if path, err := d.PageWalk(d.ctx, 0x1000, nil); err != nil || path.End != pt.NotPresent {
+		t.Errorf("walk: %+v, %v", path, err)
+	}
+	if m, err = d.Map(d.ctx); err != nil || len(m.Mappings) != 1 || len(m.Notes) != 0 {
+		t.Errorf("after: %+v, %v", m, err)
+	}
+	d.gdbLines("set $cr0=0x50033ULL", "monitor device_del dimm")
+	d.gdbLines("monitor object_add memory-backend-ram,id=second,size=128M", "monitor device_add pc-dimm,id=dimm2,memdev=second")
+	m, err = d.Map(d.ctx)
+	if err != nil || !slices.ContainsFunc(m.Mappings, func(r vm.Mapping) bool { return r.Name == "[second]" && r.Start > dimm }) {
+		t.Errorf("paging off: %+v, %v", m, err)
+	}
+}
+
+// What lies behind more pages than are kept is read all the same.
+func TestSearchBehindManyPages(t *testing.T) {
+	const needle = "<the needle>"
+	tables := &image{base: 0x100000}
+	tables.put(0x100000, 0, 0x101000|xP|xW)
+	tables.put(0x100000, 1, 0x105000|xP|xW)
+	for i := range 512 {
+		tables.put(0x101000, i, 0x102000|xP|xW)
+		tables.put(0x102000, i, 0x103000|xP|xW)
+		tables.put(0x103000, i, 0x104000|xP|xW)
+	}
+	tables.put(0x105000, 0, 0x106000|xP|xW)
+	tables.put(0x106000, 0, 0x107000|xP|xW)
+	tables.put(0x107000, 0, 0x108000|xP|xW)
+	tables.put(0x108000, 511, 0)
+	copy(tables.b[0x8000:], needle)
+	addr := startQEMU(t, "qemu-system-x86_64", "", "-cpu", "max", "-S", "-m", "16", "-device", tables.file(t))
+	wish := KernelMapAuto
+	d := connect(t, addr, &wish)
+	d.fourLevels()
+	m, err := d.Map(d.ctx)
+	if err != nil || len(m.Mappings) != 1 || m.Mappings[0].Size != 1<<39+guestPage {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	mem, err := d.Memory(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	part := m.Mappings[0].Clip(vm.Range{Start: 1<<39 - 2*guestPage, Size: 3 * guestPage})
+	if got, res := d.hitsOf(mem, []vm.Mapping{part}, needle); !slices.Equal(got, []uint64{1 << 39}) || res.SearchedBytes != 3*guestPage {
+		t.Errorf("found at %x: %+v", got, res)
+	}
+	p, err := d.Physical(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if _, all := p.MappedAt(0x108000, 10); all != 0 || !p.Incomplete || len(p.Map.Notes) != 1 {
+		t.Errorf("mapped at %d places, %v, %q", all, p.Incomplete, p.Map.Notes)
+	}
+}
+
+func TestPhysicalErrors(t *testing.T) {
+	d, _ := tablesAt(t, "")
 	d.gdbLines("disconnect")
 	if _, err := d.Physical(d.ctx); !errors.Is(err, ErrNoPageTables) {
 		t.Error(err)

@@ -26,13 +26,12 @@ const (
 
 // monitorMap is the map that QEMU's monitor makes of the page tables.
 func (t *Target) monitorMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
-	m, err := t.machine(ctx, inf)
+	m, _, err := t.machine(ctx, inf)
 	if err != nil {
 		return nil, err
 	}
-	if !m.tcp {
-		// Beyond about 600 lines of output QEMU and GDB wait for each other for ever.
-		return nil, errors.New("QEMU's monitor is not asked for long output but over TCP; start QEMU with -gdb tcp:127.0.0.1:PORT")
+	if m.lines < anyLines { // QEMU and GDB would wait for each other for ever
+		return nil, errors.New("QEMU's monitor is asked for long output only over TCP, or as root; start QEMU with -gdb tcp:127.0.0.1:PORT")
 	}
 	c, err := t.cpu(ctx, m, nil)
 	if err != nil {

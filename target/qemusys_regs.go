@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -33,7 +34,11 @@ func (t *Target) describeCPU(ctx context.Context, m *qemuMachine) error {
 	case m.has("TTBR0_EL1"):
 		m.arch, m.wide = archARM64, true
 	case m.has("satp"):
-		m.arch = archRISCV
+		size, err := t.registers(ctx, "sizeof($satp)")
+		if err != nil {
+			return err
+		}
+		m.arch, m.wide = archRISCV, size[0] == 8
 	}
 	return nil
 }
@@ -45,7 +50,7 @@ func (m *qemuMachine) has(name string) bool { return slices.Contains(m.registers
 type cpu struct {
 	index int // QEMU's cpu_index, 0 where all CPUs see the same memory
 	mmu   pt.MMU
-	root  uint64 // physical address of the (lower) root table with what else the register holds
+	root  uint64 // the register of the CPU's own (lower) root table
 	notes []string
 }
 
@@ -61,7 +66,7 @@ func (t *Target) cpuIndex(ctx context.Context) int {
 // cpu reads the registers of the selected thread, which stands for a CPU.
 func (t *Target) cpu(ctx context.Context, m *qemuMachine, root *uint64) (*cpu, error) {
 	c := &cpu{}
-	if !m.uniform() {
+	if !m.layout().uniform() {
 		c.index = t.cpuIndex(ctx)
 	}
 	switch m.arch {
@@ -78,45 +83,112 @@ func (t *Target) cpu(ctx context.Context, m *qemuMachine, root *uint64) (*cpu, e
 		}
 		c.mmu, c.root = x, x.CR3
 	case archARM64:
-		// QEMU names registers by the manual, but SCTLR_EL1 as on ARMv7 (7.2).
-		sctlr, mmfr0 := "$SCTLR", "$ID_AA64MMFR0_EL1"
-		if !m.has(sctlr[1:]) {
-			sctlr = "$SCTLR_EL1"
-		}
-		if !m.has(mmfr0[1:]) {
-			mmfr0 = "15"
-		}
-		v, err := t.registers(ctx, "$TTBR0_EL1", "$TTBR1_EL1", "$TCR_EL1", sctlr, "$cpsr", mmfr0)
+		v, err := t.armRegisters(ctx, m)
 		if err != nil {
 			return nil, err
 		}
-		a := pt.ARM64{TTBR0: v[0], TTBR1: v[1], TCR: v[2], SCTLR: v[3]}
-		// ID_AA64MMFR0_EL1.PARange (DDI 0487); 0 stands for an unknown width.
-		a.PhysBits = [16]int{32, 36, 40, 42, 44, 48, 52, 56}[v[5]&15]
+		a, note, err := armRegime(v)
+		if err != nil {
+			return nil, err
+		}
 		if root != nil {
 			a = a.WithRoot(*root, false)
 		}
 		c.mmu, c.root = a, a.TTBR0
-		if el := v[4] >> 2 & 3; el > 1 { // PSTATE.M
-			c.notes = append(c.notes, fmt.Sprintf("the CPU is at EL%d; shown are the tables of EL1 and EL0", el))
+		if note != "" {
+			c.notes = append(c.notes, note)
 		}
 	case archRISCV:
-		v, err := t.registers(ctx, "$satp", "sizeof($satp)", "$priv")
+		exprs := []string{"$satp", "$priv"}
+		if m.has("menvcfg") {
+			exprs = append(exprs, "$menvcfg")
+		}
+		v, err := t.registers(ctx, exprs...)
 		if err != nil {
 			return nil, err
 		}
-		r := pt.RISCV{SATP: v[0], XLEN: int(8 * v[1])}
+		r := pt.RISCV{SATP: v[0], XLEN: 32}
+		if m.wide {
+			r.XLEN = 64
+		}
+		// menvcfg.PBMTE (Privileged Architecture, "Machine Environment
+		// Configuration Register").
+		r.NoSvpbmt = len(v) > 2 && v[2]>>62&1 == 0
 		if root != nil {
 			r = r.WithRoot(*root)
 		}
 		c.mmu, c.root = r, r.SATP
-		if v[2] == 3 {
+		if v[1] == 3 {
 			c.notes = append(c.notes, "the hart is in M-mode, which translates nothing; shown are the tables of satp")
 		}
 	default:
 		return nil, fmt.Errorf("page tables of this architecture are not known to dbgsh; it knows those of x86, aarch64 and riscv")
 	}
 	return c, nil
+}
+
+// armRegisters is what of an aarch64 CPU's registers decides about translation,
+// as far as the stub has described it, by the names in the manual.
+func (t *Target) armRegisters(ctx context.Context, m *qemuMachine) (map[string]uint64, error) {
+	names := []string{"TTBR0_EL1", "TTBR1_EL1", "TCR_EL1", "SCTLR_EL1", "cpsr"}
+	exprs := []string{"$TTBR0_EL1", "$TTBR1_EL1", "$TCR_EL1", "$SCTLR_EL1", "$cpsr"}
+	if m.has("SCTLR") { // in QEMU 7.2 as on ARMv7
+		exprs[3] = "$SCTLR"
+	}
+	for _, n := range []string{"ID_AA64MMFR0_EL1", "HCR_EL2", "TTBR0_EL2", "TTBR1_EL2", "TCR_EL2", "SCTLR_EL2", "SCTLR_EL3", "SCR_EL3"} {
+		if m.has(n) {
+			names, exprs = append(names, n), append(exprs, "$"+n)
+		}
+	}
+	list, err := t.registers(ctx, exprs...)
+	if err != nil {
+		return nil, err
+	}
+	v := map[string]uint64{}
+	for i, n := range names {
+		v[n] = list[i]
+	}
+	return v, nil
+}
+
+// armRegime is the translation regime that an aarch64 CPU is in, or the EL1&0
+// regime, with a note, where that is below the one that it is in. The error
+// says why its tables are none to be walked (Arm Architecture Reference Manual,
+// DDI 0487, D8.1 "Address translation", and the descriptions of the registers).
+func armRegime(v map[string]uint64) (a pt.ARM64, note string, err error) {
+	const (
+		hcrVM, hcrDC, hcrTGE, hcrE2H = 1 << 0, 1 << 12, 1 << 27, 1 << 34
+		scrNS, scrEEL2               = 1 << 0, 1 << 18
+		sctlrM                       = 1 << 0
+	)
+	if mmfr0, ok := v["ID_AA64MMFR0_EL1"]; ok {
+		a.PhysBits = [16]int{32, 36, 40, 42, 44, 48, 52, 56}[mmfr0&15] // PARange
+	}
+	el, hcr := int(v["cpsr"]>>2&3), v["HCR_EL2"] // PSTATE.EL
+	if scr, ok := v["SCR_EL3"]; ok && scr&(scrNS|scrEEL2) == 0 {
+		hcr = 0 // the secure state has no EL2
+	}
+	if hcr&hcrE2H != 0 && (el == 2 || el < 2 && hcr&hcrTGE != 0) {
+		a.EL, a.TTBR0, a.TTBR1, a.TCR, a.SCTLR = 2, v["TTBR0_EL2"], v["TTBR1_EL2"], v["TCR_EL2"], v["SCTLR_EL2"]
+		return a, "", nil
+	}
+	a.EL, a.TTBR0, a.TTBR1, a.TCR, a.SCTLR = 1, v["TTBR0_EL1"], v["TTBR1_EL1"], v["TCR_EL1"], v["SCTLR_EL1"]
+	if el > 1 && a.SCTLR&sctlrM == 0 {
+		if sctlr, ok := v[fmt.Sprintf("SCTLR_EL%d", el)]; !ok || sctlr&sctlrM != 0 {
+			return a, "", fmt.Errorf("the CPU is at EL%d, whose tables dbgsh does not walk", el)
+		}
+		a.EL = el // nothing is translated there, either
+		return a, "", nil
+	}
+	switch {
+	case hcr&(hcrVM|hcrDC) != 0:
+		return a, "", errors.New("stage 2 is on (HCR_EL2.VM or DC is 1), so that the tables of EL1 hold intermediate physical addresses; dbgsh does not walk stage 2")
+	case el < 2 && hcr&hcrTGE != 0:
+		return a, "", fmt.Errorf("HCR_EL2.TGE is 1, so that nothing is translated at EL%d", el)
+	case el > 1:
+		note = fmt.Sprintf("the CPU is at EL%d; shown are the tables of EL1 and EL0", el)
+	}
+	return a, note, nil
 }
 
 // withUpper is the CPU's set-up with another root for the addresses of the

@@ -1,10 +1,11 @@
 package target
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -17,27 +18,45 @@ import (
 	"dbgsh/vm"
 )
 
-// startQEMU starts a machine that waits for GDB at addr, "" for a free port of
-// the loopback, and returns where it listens. stopped ones are at their first
-// instruction.
+// startQEMU starts a machine that waits for GDB at addr, a unix socket's path or
+// "" for a port of the loopback, and returns where it listens. stopped ones are
+// at their first instruction.
 func startQEMU(t testing.TB, qemu, addr string, args ...string) string {
 	t.Helper()
 	need(t, qemu)
+	cmd := exec.Command(qemu)
+	var said buffer
+	cmd.Stderr = &said
+	gdb := "path=" + addr
 	if addr == "" {
+		// QEMU inherits the socket: a port that is given by number may be
+		// another's by then. A unix socket is QEMU's own, for SO_PEERCRED tells
+		// who began to listen (unix(7)).
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		addr = l.Addr().String()
-		l.Close()
+		defer l.Close()
+		f, err := l.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		cmd.ExtraFiles = []*os.File{f}
+		// nodelay is part of what -gdb tcp: means: without it packets wait 40 ms
+		// for an acknowledgement.
+		addr, gdb = l.Addr().String(), "fd=3,nodelay=on" // the first of ExtraFiles
 	}
-	gdb := "tcp:" + addr
-	if filepath.IsAbs(addr) {
-		gdb = "unix:" + addr + ",server=on,wait=off"
+	cmd.Args = append([]string{qemu, "-name", addr, "-accel", "tcg", "-display", "none", "-nic", "none", "-monitor", "none", "-qmp", "stdio",
+		"-chardev", "socket,id=gdb,server=on,wait=off," + gdb, "-gdb", "chardev:gdb"}, args...)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	cmd := exec.Command(qemu, append([]string{"-accel", "tcg", "-display", "none", "-nic", "none", "-gdb", gdb, "-monitor", "none"}, args...)...)
-	var said buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -48,26 +67,20 @@ func startQEMU(t testing.TB, qemu, addr string, args ...string) string {
 			t.Logf("%s: %s", qemu, said.String())
 		}
 	})
-	network := "tcp"
-	if filepath.IsAbs(addr) {
-		network = "unix"
+	// The answer comes from the main loop, which serves GDB, too.
+	limit := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
+	defer limit.Stop()
+	_, _ = io.WriteString(in, `{"execute": "qmp_capabilities"}`+"\n") // where QEMU has ended, nothing is read
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), `{"return"`) {
+			go func() { _, _ = io.Copy(io.Discard, out) }() // events
+			return addr
+		}
 	}
-	waitFor(t, func() bool { return listens(network, addr) })
-	return addr
-}
-
-// listens reports whether somebody listens, without connecting: QEMU takes the
-// first connection for GDB's.
-func listens(network, addr string) bool {
-	if network == "unix" {
-		text, _ := os.ReadFile("/proc/net/unix")
-		return bytes.Contains(text, []byte(addr+"\n"))
-	}
-	_, port, _ := net.SplitHostPort(addr)
-	var n int
-	_, _ = fmt.Sscan(port, &n)
-	text, _ := os.ReadFile("/proc/net/tcp")
-	return bytes.Contains(text, fmt.Appendf(nil, ":%04X 00000000:0000 0A", n))
+	_ = cmd.Wait()
+	t.Fatalf("%s is not ready: %v", qemu, cmd.ProcessState)
+	return ""
 }
 
 // waitFor waits until what is true.
@@ -208,13 +221,18 @@ func x86Tables() *image {
 	// PAE: four PDPTEs, of which two count.
 	m.put(0x120000, 0, 0x102000|xP)
 	m.put(0x120000, 3, 0x102000|xP)
-	// 32 bits: 4 MiB pages and a table.
+	// 32 bits: 4 MiB pages and tables. PDE 2 is of a page at 0x99<<32 with
+	// CR4.PSE (PSE-36), and of a table without.
 	m.put32(0x130000, 0, 0x131000|xP|xW|xU)
 	m.put32(0x130000, 1, 0x400000|xP|xW|xPS)
+	m.put32(0x130000, 2, 0x132000|xP|xW|xU|xPS)
 	m.put32(0x130000, 768, 0x800000|xP|xU|xPS)
 	m.put32(0x131000, 0, 0x1000|xP|xW|xU)
 	m.put32(0x131000, 1, 0x2000|xP|xU)
 	m.put32(0x131000, 1023, 0x2000|xP|xW)
+	m.put32(0x132000, 0, 0x3000|xP|xU)
+	m.put32(0x132000, 5, 0x4000|xP|xW|xPS) // bit 7 of a PTE is PAT
+	m.put32(0x132000, 6, 0x6000|xP|xW|xU)
 	return m
 }
 
@@ -276,7 +294,7 @@ func TestX86Machine(t *testing.T) {
 
 	// Paging is off.
 	m, err := d.Map(d.ctx)
-	if err != nil || len(m.Notes) != 1 || !strings.Contains(m.Notes[0], "paging is off") {
+	if err != nil || len(m.Notes) != 2 || !strings.Contains(m.Notes[0], "paging is off") || !strings.Contains(m.Notes[1], "real mode") {
 		t.Fatalf("got %+v, %v", m, err)
 	}
 	var ram bool
@@ -398,13 +416,27 @@ func TestX86Machine(t *testing.T) {
 
 	setUp(0x130000, 0x10, 0)
 	both("32 bits", []string{
-		"0-1000 rwx user", "1000-2000 r-x user", "3ff000-800000 rwx kernel", "c0000000-c0400000 r-x user",
+		"0-1000 rwx user", "1000-2000 r-x user", "3ff000-800000 rwx kernel", "800000-c00000 rwx user", "c0000000-c0400000 r-x user",
 	})
-	setUp(0x130000, 0, 0)
-	m, err = d.Map(d.ctx)
-	if err != nil || m.AddressBits != 32 {
-		t.Errorf("without CR4.PSE: %+v, %v", m, err)
+	if path, err := d.PageWalk(d.ctx, 0x806123, nil); err != nil || path.Phys != 0x9900006123 {
+		t.Errorf("walk with CR4.PSE: %+v, %v", path, err)
 	}
+	// Without PSE, PDEs 1 and 768 lead to tables in RAM that are empty.
+	setUp(0x130000, 0, 0)
+	both("without CR4.PSE", []string{
+		"0-1000 rwx user", "1000-2000 r-x user", "3ff000-400000 rwx kernel",
+		"800000-801000 r-x user", "805000-806000 rwx kernel", "806000-807000 rwx user",
+	})
+	if path, err := d.PageWalk(d.ctx, 0x806123, nil); err != nil || path.Phys != 0x6123 || len(path.Steps) != 2 {
+		t.Errorf("walk without CR4.PSE: %+v, %v", path, err)
+	}
+	if m, err = d.PageTables(d.ctx, PageTableOptions{PTE: true}); err != nil || m.AddressBits != 32 {
+		t.Fatalf("without CR4.PSE: %+v, %v", m, err)
+	}
+	if text, err = d.query(d.ctx, "monitor info tlb"); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "info tlb without CR4.PSE", leavesOf(m.Mappings), tlbLeaves(text))
 
 	// Another root than the CPU's.
 	setUp(0x130000, 0x20, 0xd00)

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 
 	"dbgsh/target/mi"
+	"dbgsh/vm"
 )
 
 // Config says how to start GDB, and on what.
@@ -88,6 +89,9 @@ func (e *LostError) Hint() string {
 
 // Lost marks the error for those who do not know its type.
 func (e *LostError) Lost() bool { return true }
+
+// Is makes it vm.ErrProcessGone too: nothing can be read any more.
+func (e *LostError) Is(err error) bool { return err == vm.ErrProcessGone }
 
 // New is a target whose GDB is not started yet. It opens the inferior's terminal.
 func New(cfg Config) (*Target, error) {
@@ -181,7 +185,6 @@ func (t *Target) Close(ctx context.Context) error {
 	if core != nil {
 		err = errors.Join(err, core.Close())
 	}
-	err = errors.Join(err, t.forgetMachine())
 	return errors.Join(err, t.tty.Close(ctx))
 }
 

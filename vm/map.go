@@ -19,6 +19,9 @@ type Map struct {
 	Live bool
 	// Notes say what the map cannot tell, one sentence each.
 	Notes []string
+	// Rules say what else decides about accesses, which is not in the
+	// permissions, one sentence each.
+	Rules []string
 }
 
 // Mapper hands over the memory map of a debuggee as it is now. An error means

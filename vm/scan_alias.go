@@ -19,7 +19,8 @@ type Aliased interface {
 	// holds for n bytes from addr on, at least 1: all have nothing behind them,
 	// or the n bytes from at on. addr and at are equal modulo
 	// ScanOptions.PageSize, and what cannot be read is whole pages of that size.
-	Backing(addr uint64) (at, n uint64, ok bool)
+	// With an error, the context's for one, nothing is known.
+	Backing(ctx context.Context, addr uint64) (at, n uint64, ok bool, err error)
 	// Behind reads the memory behind by its own addresses, with as many
 	// concurrent calls as the Aliased itself allows; nil where that cannot be.
 	Behind() Reader
@@ -97,16 +98,12 @@ func newAliasScan(s *scan, a Aliased) *aliasScan {
 
 // cut makes the segments. It returns whether they will do.
 func (x *aliasScan) cut(a Aliased) bool {
-	calls := 0
 	for _, p := range x.plan.pieces {
 		for off := uint64(0); off < p.Size; {
-			if calls++; calls%dense == 0 && x.ctx.Err() != nil {
-				return false
-			}
 			addr := p.Start + off
-			at, n, ok := a.Backing(addr)
+			at, n, ok, err := a.Backing(x.ctx, addr)
 			n = min(n, p.Size-off)
-			if off += n; n == 0 || ok && ((addr-at)%x.o.PageSize != 0 || !(Range{at, n}).Valid()) {
+			if off += n; err != nil || n == 0 || ok && ((addr-at)%x.o.PageSize != 0 || !(Range{at, n}).Valid()) {
 				return false
 			}
 			if !ok {

@@ -27,19 +27,19 @@ type aliasMemory struct {
 	gone   uint64 // the offset in the memory behind from which on the process is gone
 }
 
-func (m *aliasMemory) Backing(addr uint64) (at, n uint64, ok bool) {
+func (m *aliasMemory) Backing(_ context.Context, addr uint64) (at, n uint64, ok bool, err error) {
 	if addr-m.base >= uint64(len(m.data)) {
 		m.t.Errorf("%#x is outside all mappings", addr)
 	}
 	i := int((addr - m.base) / testPage)
 	n = testPage - addr%testPage
 	if m.table[i] < 0 {
-		return 0, n, false
+		return 0, n, false, nil
 	}
 	for j := i + 1; j < len(m.table) && m.table[j] == m.table[j-1]+1; j++ {
 		n += testPage
 	}
-	return m.behind.base + uint64(m.table[i]*testPage) + addr%testPage, n, true
+	return m.behind.base + uint64(m.table[i]*testPage) + addr%testPage, n, true, nil
 }
 
 func (m *aliasMemory) Behind() Reader {
@@ -187,17 +187,17 @@ type rowMemory struct {
 	before func(addr uint64, size int) error // a read of the memory behind; may be nil
 }
 
-func (m *rowMemory) Backing(addr uint64) (at, n uint64, ok bool) {
+func (m *rowMemory) Backing(_ context.Context, addr uint64) (at, n uint64, ok bool, err error) {
 	i := sort.Search(len(m.rows), func(i int) bool { return m.rows[i].va > addr }) - 1
 	if i >= 0 {
 		if r := m.rows[i]; addr-r.va < r.n {
-			return r.pa + (addr - r.va), r.n - (addr - r.va), true
+			return r.pa + (addr - r.va), r.n - (addr - r.va), true, nil
 		}
 	}
 	if i++; i < len(m.rows) {
-		return 0, m.rows[i].va - addr, false
+		return 0, m.rows[i].va - addr, false, nil
 	}
-	return 0, -addr, false
+	return 0, -addr, false, nil
 }
 
 func (m *rowMemory) read(p []byte, pa uint64) int {
@@ -212,10 +212,10 @@ func (m *rowMemory) read(p []byte, pa uint64) int {
 	return n
 }
 
-func (m *rowMemory) ReadMemory(_ context.Context, p []byte, addr uint64) (n int, err error) {
+func (m *rowMemory) ReadMemory(ctx context.Context, p []byte, addr uint64) (n int, err error) {
 	m.calls.Add(1)
 	for n < len(p) {
-		at, size, ok := m.Backing(addr + uint64(n))
+		at, size, ok, _ := m.Backing(ctx, addr+uint64(n))
 		if !ok {
 			return n, errors.New("not mapped")
 		}
@@ -389,7 +389,9 @@ func (noneBehind) Behind() Reader { return nil }
 // noBacking breaks the contract.
 type noBacking struct{ *rowMemory }
 
-func (noBacking) Backing(uint64) (at, n uint64, ok bool) { return 0, 0, true }
+func (noBacking) Backing(context.Context, uint64) (at, n uint64, ok bool, err error) {
+	return 0, 0, true, nil
+}
 
 func TestScanAliasedEndsEarly(t *testing.T) {
 	letters := must(NewRegexp("[a-z]", 1))

@@ -307,6 +307,15 @@ func (c *Client) Query(ctx context.Context, line string) (string, error) {
 	return b.String(), err
 }
 
+// named is a line as errors name it.
+func named(line string) string {
+	const most = 60 // bytes
+	if len(line) > most {
+		return strings.ToValidUTF8(line[:most], "") + "..."
+	}
+	return line
+}
+
 func (c *Client) console(ctx context.Context, line string, out io.Writer, stop bool) error {
 	if strings.IndexByte(line, 0) >= 0 {
 		return fmt.Errorf("%q: the line holds a NUL byte", line)
@@ -314,7 +323,7 @@ func (c *Client) console(ctx context.Context, line string, out io.Writer, stop b
 	if out == nil {
 		out = io.Discard
 	}
-	k, err := c.begin(ctx, line, out)
+	k, err := c.begin(ctx, named(line), out)
 	if err != nil {
 		return err
 	}
