@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"dbgsh/target"
@@ -16,13 +17,13 @@ import (
 // dyingDebuggee exits when its memory has been read so many times.
 type dyingDebuggee struct {
 	*fakeDebuggee
-	reads int
+	reads atomic.Int64 // that are left
 }
 
 func (d *dyingDebuggee) Memory(context.Context) (target.Memory, error) { return d, nil }
 
 func (d *dyingDebuggee) ReadMemory(ctx context.Context, p []byte, addr uint64) (int, error) {
-	if d.reads--; d.reads < 0 {
+	if d.reads.Add(-1) < 0 {
 		return 0, vm.ErrProcessGone
 	}
 	return d.fakeDebuggee.ReadMemory(ctx, p, addr)
@@ -48,7 +49,8 @@ func TestRefineKeepsWhatWasNotLookedAt(t *testing.T) {
 		t.Errorf("%s hits, %v\n%s", last(), err, got)
 	}
 	// An end in the middle: all stay.
-	dying := &dyingDebuggee{d, 3}
+	dying := &dyingDebuggee{fakeDebuggee: d}
+	dying.reads.Store(3)
 	s.Debuggee = dying
 	got, err = run(t, s, "search --unchanged")
 	if !errors.Is(err, vm.ErrProcessGone) || last() != "8" || !strings.Contains(got, "all kept") {
@@ -152,7 +154,8 @@ func TestCountThatIsNotAll(t *testing.T) {
 	if text, err := run(t, s, "search --count --unchanged"); err != nil || !strings.Contains(text, "kept only its first 10000000 hits") {
 		t.Errorf("%q, %v", text, err)
 	}
-	dying := &dyingDebuggee{d, 2}
+	dying := &dyingDebuggee{fakeDebuggee: d}
+	dying.reads.Store(2)
 	s.Debuggee = dying
 	if text, err := run(t, s, "search --count needle"); !errors.Is(err, vm.ErrProcessGone) || !strings.Contains(text, "; partial: ") {
 		t.Errorf("%q, %v", text, err)

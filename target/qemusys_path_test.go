@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -134,15 +135,14 @@ func TestTwoMachines(t *testing.T) {
 	d2.gdbLines("kill")
 }
 
-// Somebody in between hands the connection on: he is not QEMU.
-func TestMachineBehindProxy(t *testing.T) {
-	tables := x86Tables()
-	addr := startQEMU(t, "qemu-system-x86_64", "", "-cpu", "max", "-m", "128", "-S", "-device", tables.file(t))
+// relay listens, and hands one connection on to addr; what comes back waits.
+func relay(t testing.TB, addr string, delay time.Duration) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		from, err := l.Accept()
 		if err != nil {
@@ -154,11 +154,25 @@ func TestMachineBehindProxy(t *testing.T) {
 			return
 		}
 		go func() { _, _ = io.Copy(to, from); to.Close() }() // ends with the connection
-		_, _ = io.Copy(from, to)
+		_, _ = io.Copy(writerFunc(func(p []byte) (int, error) {
+			time.Sleep(delay)
+			return from.Write(p)
+		}), to)
 		from.Close()
 	}()
+	return l.Addr().String()
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// Somebody in between hands the connection on: he is not QEMU.
+func TestMachineBehindProxy(t *testing.T) {
+	tables := x86Tables()
+	addr := startQEMU(t, "qemu-system-x86_64", "", "-cpu", "max", "-m", "128", "-S", "-device", tables.file(t))
 	wish := KernelMapAuto
-	d := connect(t, l.Addr().String(), &wish)
+	d := connect(t, relay(t, addr, 0), &wish)
 	d.fourLevels()
 	m, err := d.Map(d.ctx)
 	if err != nil {
@@ -170,6 +184,73 @@ func TestMachineBehindProxy(t *testing.T) {
 	}
 	if mode := d.physMode(); mode != "0" {
 		t.Errorf("physical mode is %s", mode)
+	}
+	d.gdbLines("kill")
+}
+
+// Whoever does not want to wait for a slow line does not have to, and the mode
+// is set back.
+func TestPhysicalModeOnASlowLine(t *testing.T) {
+	tables := &image{base: 0x100000}
+	tables.put(0x100000, 0, 0x101000|xP|xW)
+	tables.put(0x101000, 0, 0x102000|xP|xW)
+	for i := range 200 {
+		tables.put(0x102000, i, uint64(0x200000+i*guestPage)|xP|xW)
+	}
+	addr := startQEMU(t, "qemu-system-x86_64", "", "-cpu", "max", "-m", "16", "-S", "-device", tables.file(t))
+	wish := KernelMapPageTables
+	d := connect(t, relay(t, addr, 30*time.Millisecond), &wish)
+	d.fourLevels()
+	if _, err := d.Status(d.ctx); err != nil { // the layout is known
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, 2*time.Second)
+	defer cancel()
+	inf, err := d.inferior(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _, err := d.machine(d.ctx, &inf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batches := 0
+	err = d.inPhysicalMode(ctx, m, 0, func(s *stubPhys) error {
+		return s.rounds(func(mem pt.Phys) error {
+			batches++
+			_, err := pt.Walk(ctx, mem, pt.X86{CR0: 1 << 31, CR3: 0x100000, CR4: 0x20, EFER: 0xd00}, pt.Options{})
+			if s.batch > 4 {
+				t.Errorf("%d pages at once, though each takes long", s.batch)
+			}
+			return err
+		})
+	})
+	if !errors.Is(err, context.DeadlineExceeded) || batches < 2 {
+		t.Errorf("%d rounds: %v", batches, err)
+	}
+	if mode := d.physMode(); mode != "0" {
+		t.Errorf("physical mode is %s", mode)
+	}
+	d.gdbLines("disconnect")
+}
+
+// A mode that somebody left on outlives his connection.
+func TestPhysicalModeLeftOn(t *testing.T) {
+	d, _ := tablesAt(t, "")
+	d.gdbLines("maint packet Qqemu.PhyMemMode:1")
+	for _, want := range []int{1, 1, 0} {
+		if want == 0 {
+			d.gdbLines("maint packet Qqemu.PhyMemMode:0")
+		}
+		m, err := d.Map(d.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "rows", shown(m), tableRows(t))
+		notes := slices.DeleteFunc(m.Notes, func(n string) bool { return !strings.Contains(n, "in physical mode") })
+		if len(notes) != want {
+			t.Errorf("notes %q, want %d", notes, want)
+		}
 	}
 	d.gdbLines("kill")
 }
