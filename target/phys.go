@@ -384,14 +384,58 @@ func (h *hostRAM) read(ctx context.Context, p []byte, pa uint64) (n int, err err
 	return n, nil
 }
 
-// ramPhys reads page tables from QEMU's process.
+// ramPhys reads page tables from QEMU's process, all at one time. It is not for
+// several goroutines at once.
 type ramPhys struct {
-	ctx context.Context
 	*hostRAM
+	ctx context.Context
+	own map[uint64][]bool // for each page of a stretch whether the process has it
 }
 
+func newRAMPhys(ctx context.Context, ram *hostRAM) *ramPhys {
+	return &ramPhys{ram, ctx, map[uint64][]bool{}}
+}
+
+// ownStretch is how many bytes of addresses one read of a pagemap looks at,
+// whatever is asked for (PAGEMAP_WALK_SIZE, fs/proc/task_mmu.c). Tables stand
+// close together.
+const ownStretch = 2 << 20
+
 // ReadPhys implements pt.Phys.
-func (r ramPhys) ReadPhys(p []byte, pa uint64) error {
+func (r *ramPhys) ReadPhys(p []byte, pa uint64) error {
+	if at, ok := r.present(pa, len(p)); ok {
+		if n, _ := r.readMem(p, at); n == len(p) {
+			return nil
+		}
+	}
 	_, err := r.read(r.ctx, p, pa)
 	return err
+}
+
+// present is where the size bytes at pa are in QEMU's process; ok is false where
+// they are in several places, or reading them might make a page exist.
+func (r *ramPhys) present(pa uint64, size int) (at uint64, ok bool) {
+	b, ok := r.block(pa)
+	if !ok || b.Size-(pa-b.Start) < uint64(size) {
+		return 0, false
+	}
+	host, err := r.host(r.ctx, b)
+	if err != nil || !host.held {
+		return 0, false
+	}
+	at = host.addr + (pa - b.Start)
+	stretch := at &^ (ownStretch - 1)
+	own, known := r.own[stretch]
+	if !known {
+		if own, err = r.owned(stretch, ownStretch); err != nil {
+			own = nil
+		}
+		r.own[stretch] = own
+	}
+	for off := at - stretch; off < at-stretch+uint64(size); off += r.page - off%r.page {
+		if i := off / r.page; i >= uint64(len(own)) || !own[i] {
+			return 0, false
+		}
+	}
+	return at, true
 }

@@ -74,6 +74,9 @@ const (
 	maxFiles = 8
 	// readPiece bounds a read between two looks at the context, in bytes.
 	readPiece = 1 << 20
+	// peekPiece is up to how many bytes Peek reads with one system call, where
+	// ReadMemory makes two of which the first is quicker for more.
+	peekPiece = 64 << 10
 	// pagemapBatch is how much of a pagemap is read at once, in bytes.
 	pagemapBatch = 1 << 20
 	// scanAtOnce bounds what one call of Populated looks at, in bytes: a
@@ -457,7 +460,7 @@ func (p *ProcMem) ReadMapping(ctx context.Context, m vm.Mapping, b []byte, addr 
 	if m.Source != vm.SourceProcfs || len(b) == 0 || m.Inode == 0 && m.Name != vdsoName {
 		return p.ReadMemory(ctx, b, addr)
 	}
-	own, err := p.owned(b, addr)
+	own, err := p.owned(addr, len(b))
 	if err != nil {
 		if errors.Is(err, vm.ErrProcessGone) {
 			return 0, err
@@ -493,41 +496,48 @@ func (p *ProcMem) Peek(ctx context.Context, m vm.Mapping, b []byte, addr uint64)
 	if !m.Anonymous() {
 		return p.ReadMapping(ctx, m, b, addr)
 	}
-	var into [64]vm.Extent
-	for done := 0; done < len(b); {
-		start := addr + uint64(done)
-		n, known, err := p.Populated(ctx, vm.Range{Start: start, Size: uint64(len(b) - done)}, into[:])
-		if ctx.Err() != nil || errors.Is(err, vm.ErrProcessGone) {
-			return done, err
+	own, err := p.owned(addr, len(b))
+	if errors.Is(err, vm.ErrProcessGone) {
+		return 0, err
+	}
+	if err != nil {
+		p.noteThrough(len(b), err)
+		return p.ReadMemory(ctx, b, addr)
+	}
+	for done, i := 0, 0; i < len(own); {
+		first := i
+		for i < len(own) && own[i] == own[first] {
+			i++
 		}
-		if err != nil {
-			p.noteThrough(len(b)-done, err)
-			k, err := p.ReadMemory(ctx, b[done:], start)
-			return done + k, err
-		}
-		part := b[done : done+int(known)]
-		clear(part)
-		for _, e := range into[:n] {
-			off := int(e.Start - start)
-			if e.Unreadable {
-				return done + off, &vm.UnreadableError{Range: e.Range, Err: errors.New("guard pages")}
+		end := min(len(b), int(uint64(i)*p.page-addr%p.page))
+		switch {
+		case !own[first]:
+			clear(b[done:end])
+			done = end
+		case end-done <= peekPiece:
+			for done < end {
+				n, err := p.readMem(b[done:end], addr+uint64(done))
+				if done += n; err != nil {
+					return done, fmt.Errorf("read %#x: %w", addr+uint64(done), err)
+				}
 			}
-			if k, err := p.ReadMemory(ctx, part[off:off+int(e.Size)], e.Start); err != nil {
-				return done + off + k, err
+		default:
+			n, err := p.ReadMemory(ctx, b[done:end], addr+uint64(done))
+			if done += n; err != nil {
+				return done, err
 			}
 		}
-		done += len(part)
 	}
 	return len(b), nil
 }
 
-// owned reports for each page that b is read from whether the process has it,
-// present or swapped out.
-func (p *ProcMem) owned(b []byte, addr uint64) ([]bool, error) {
+// owned reports for each page of size bytes from addr on whether the process has it:
+// present, swapped out, or a guard page, which can only be tried.
+func (p *ProcMem) owned(addr uint64, size int) ([]bool, error) {
 	if p.pagemap == nil {
 		return nil, p.reason
 	}
-	own := make([]bool, (addr%p.page+uint64(len(b))+p.page-1)/p.page)
+	own := make([]bool, (addr%p.page+uint64(size)+p.page-1)/p.page)
 	entries := make([]byte, pmEntry*len(own))
 	for done := 0; done < len(entries); {
 		n, err := pread(p.pagemap, entries[done:], p.entryOffset(addr)+int64(done))
@@ -540,7 +550,7 @@ func (p *ProcMem) owned(b []byte, addr uint64) ([]bool, error) {
 		done += n
 	}
 	for i := range own {
-		own[i] = binary.NativeEndian.Uint64(entries[pmEntry*i:])&(pmPresent|pmSwapped) != 0
+		own[i] = binary.NativeEndian.Uint64(entries[pmEntry*i:])&(pmPresent|pmSwapped|pmGuard) != 0
 	}
 	return own, nil
 }
@@ -634,7 +644,7 @@ func (p *ProcMem) sameVDSO(ctx context.Context, m vm.Mapping) ([]byte, error) {
 	if _, err := self.ReadAt(own, int64(ms[i].Start)); err != nil {
 		return nil, err
 	}
-	has, err := p.owned(theirs, m.Start)
+	has, err := p.owned(m.Start, len(theirs))
 	if err != nil {
 		return nil, err
 	}

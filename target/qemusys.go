@@ -162,7 +162,7 @@ func (t *Target) walk(ctx context.Context, inf *inferior, o PageTableOptions) (m
 func (t *Target) withPhys(ctx context.Context, m *qemuMachine, c *cpu, f func(pt.Phys) error) error {
 	ram, err := t.hostRAM(m, c.index)
 	if err == nil {
-		err = errors.Join(f(ramPhys{ctx, ram}), ram.Close())
+		err = errors.Join(f(newRAMPhys(ctx, ram)), ram.Close())
 		if !ram.isStrange() {
 			return err
 		}

@@ -62,7 +62,7 @@ func BenchmarkKernel(b *testing.B) {
 			*into = append(*into, time.Since(start))
 		}
 		timed(&walk, func() error {
-			_, err := pt.Walk(d.ctx, ramPhys{d.ctx, ram}, c.mmu, pt.Options{})
+			_, err := pt.Walk(d.ctx, newRAMPhys(d.ctx, ram), c.mmu, pt.Options{})
 			return err
 		})
 		d.physicalOnly = true

@@ -68,7 +68,7 @@ func (g *guest) openHost(ctx context.Context) (*qemuHost, error) {
 			continue
 		}
 		// A page that QEMU does not have is not it, and must not come to be.
-		if own, err := mem.owned(got, at); err == nil && slices.Contains(own, false) {
+		if own, err := mem.owned(at, len(got)); err == nil && slices.Contains(own, false) {
 			continue
 		}
 		if n, err := mem.ReadMemory(ctx, got, at); err == nil && n == len(got) && bytes.Equal(got, want) {
