@@ -573,3 +573,23 @@ func joinAlike(ms []vm.Mapping) []string {
 	}
 	return shown(&vm.Map{Mappings: joined})
 }
+
+// Memory that only the secure state sees is not to be had, and is not passed over
+// in silence.
+func TestSecureMachine(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		machine := "virt"
+		if secure {
+			machine += ",secure=on"
+		}
+		addr := startQEMU(t, "qemu-system-aarch64", "", "-M", machine, "-cpu", "cortex-a57", "-m", "64", "-S")
+		wish := KernelMapAuto
+		d := connect(t, addr, &wish)
+		m, err := d.Map(d.ctx)
+		noted := slices.ContainsFunc(m.Notes, func(n string) bool { return strings.Contains(n, "only the secure state sees") })
+		if err != nil || noted != secure {
+			t.Errorf("secure %v: %q, %v", secure, m.Notes, err)
+		}
+		d.gdbLines("disconnect")
+	}
+}

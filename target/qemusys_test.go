@@ -395,6 +395,13 @@ func TestX86Machine(t *testing.T) {
 	}
 	setUp(0x110000, 0x1020, 0xd00)
 	both("5 levels", want)
+	if pages, err = d.PageTables(d.ctx, PageTableOptions{PTE: true}); err != nil {
+		t.Fatal(err)
+	}
+	if text, err = d.query(d.ctx, "monitor info tlb"); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "info tlb of 5 levels", leavesOf(pages.Mappings), tlbLeaves(text))
 	wish = KernelMapMonitor
 	if m, err = d.Map(d.ctx); err != nil || len(m.Mappings) != 0 || !strings.Contains(m.Notes[0], "5-level") {
 		t.Errorf("monitor with 5 levels: %+v, %v", m, err)
