@@ -181,7 +181,7 @@ func TestStub(t *testing.T) {
 	need(t, "gdbserver")
 	prog := program(t, "testdata/inferior.c")
 	listen := func() (server *exec.Cmd, port string) {
-		server = exec.Command("gdbserver", "--once", "localhost:0", prog, "spin")
+		server = exec.Command("gdbserver", "--once", "127.0.0.1:0", prog, "spin")
 		stderr, err := server.StderrPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -204,10 +204,10 @@ func TestStub(t *testing.T) {
 	}
 	_, port := listen()
 	mustMatch(t, `(?s)Breakpoint 1, checkpoint .*\$1 = 1592651789\n.*\[Inferior 1 .* killed\]`,
-		"-r", "localhost:"+port, "-ex", "break checkpoint", "-ex", "continue", "-ex", "print value", "-ex", "kill", prog)
+		"-r", "127.0.0.1:"+port, "-ex", "break checkpoint", "-ex", "continue", "-ex", "print value", "-ex", "kill", prog)
 
 	server, port := listen()
-	stdout, stderr, status := batch(t, "-keep-going", "-r", "localhost:"+port,
+	stdout, stderr, status := batch(t, "-keep-going", "-r", "127.0.0.1:"+port,
 		"-ex", fmt.Sprintf("!kill -9 %d", server.Process.Pid), "-ex", "print value", "-ex", `echo no\n`, prog)
 	if status != 3 || !regexp.MustCompile(`^-ex: print: the target is lost: .*\n$`).MatchString(stderr) || strings.Contains(stdout, "no\n") {
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
