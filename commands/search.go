@@ -261,7 +261,8 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memo
 			options.Progress = update
 		}
 		res.scan, err = vm.Scan(ctx, memory, res.mappings, options)
-		if err == nil && o.count && res.scan.CapReached {
+		cut := err == nil && res.scan.CapReached
+		if cut && o.count {
 			// More hits than are kept can still be counted.
 			kept := res.scan.Hits
 			options.CountOnly = true
@@ -273,7 +274,7 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memo
 			return err
 		}
 		s.last = vm.TakeSnapshot(res.scan)
-		s.lastCut = uint64(res.scan.Hits.Len()) < res.scan.Count || res.scan.CapReached
+		s.lastCut = cut
 	}
 	s.lastPhysical = o.where.physical
 	res.notes = append(res.notes, res.scan.Notes...)

@@ -6,10 +6,11 @@ import (
 )
 
 // ARM64 is the set-up of the EL1&0 translation regime's stage 1 of an AArch64
-// CPU, or of the EL2&0 regime, which is like it. What is named below stands in the Arm Architecture Reference Manual
-// (DDI 0487), chapter D8 "The AArch64 Virtual Memory System Architecture", and
-// in the descriptions of the registers. 128-bit descriptors and indirect
-// permissions (TCR2_EL1.D128, PIE) are not covered.
+// CPU, or of the EL2&0 regime, which is like it. What is named below stands in
+// the Arm Architecture Reference Manual (DDI 0487), chapter D8 "The AArch64
+// Virtual Memory System Architecture", and in the descriptions of the registers.
+// 128-bit descriptors and indirect permissions (TCR2_EL1.D128, PIE) are not
+// covered.
 type ARM64 struct {
 	// EL is the exception level whose registers the others are: 2 with the
 	// EL2&0 regime, which HCR_EL2.E2H chooses, else 1; 0 stands for 1. At any

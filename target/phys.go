@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -28,7 +29,8 @@ type qemuMachine struct {
 	qemu      int      // QEMU's process, 0 where it is not seen
 	why       string   // why the process's memory cannot be read, "" where it can
 	lines     int      // how many lines of the monitor's output get through
-	physMode  bool     // the stub was left in physical mode when last asked
+
+	physMode atomic.Bool // the stub was left in physical mode when last asked
 
 	mu  sync.Mutex
 	lay *layout // as it was asked for last
@@ -59,8 +61,7 @@ type hostBlock struct {
 }
 
 // machine is what is known of the machine behind the stub, which is found out
-// once for each connection. fresh says that that was just
-// now.
+// once for each connection; fresh says that this was just now.
 func (t *Target) machine(ctx context.Context, inf *inferior) (m *qemuMachine, fresh bool, err error) {
 	t.mu.Lock()
 	m = t.qsystem
@@ -90,7 +91,7 @@ func (t *Target) machine(ctx context.Context, inf *inferior) (m *qemuMachine, fr
 	if err != nil {
 		return nil, false, err
 	}
-	m.physMode = mode == "1"
+	m.physMode.Store(mode == "1")
 	if err := t.layOut(ctx, m); err != nil {
 		return nil, false, err
 	}
@@ -178,16 +179,16 @@ func (l *layout) view(cpu int) []vm.MemoryBlock {
 	return nil
 }
 
-// hidden reports whether a CPU sees other memory in its secure state, which the
-// stub's physical mode does not reach.
-func (l *layout) hidden(cpu int) bool {
+// hiddenNote says that a CPU sees other memory in its secure state, where it
+// does: the stub's physical mode does not reach that.
+func (l *layout) hiddenNote(cpu int) []string {
 	name := fmt.Sprintf("cpu-secure-memory-%d", cpu)
 	for _, v := range l.views {
-		if slices.Contains(v.Spaces, name) {
-			return !slices.Equal(v.Blocks, l.view(cpu))
+		if slices.Contains(v.Spaces, name) && !slices.Equal(v.Blocks, l.view(cpu)) {
+			return []string{"memory that only the secure state sees is not shown"}
 		}
 	}
-	return false
+	return nil
 }
 
 // uniform reports whether all CPUs see the same memory, or none is known to
@@ -202,8 +203,12 @@ func (l *layout) uniform() bool {
 	return views < 2
 }
 
-// notRAM is the error for a physical address that is no memory.
-func notRAM(pa uint64) error { return fmt.Errorf("no memory at physical address %#x", pa) }
+// notRAMError says that at a physical address there is no memory.
+type notRAMError struct{ pa uint64 }
+
+func (e *notRAMError) Error() string { return fmt.Sprintf("no memory at physical address %#x", e.pa) }
+
+func notRAM(pa uint64) error { return &notRAMError{pa} }
 
 // asker runs a line in GDB that changes nothing, as Target.query does.
 type asker func(ctx context.Context, line string) (string, error)

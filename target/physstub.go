@@ -45,6 +45,10 @@ const (
 	physWait = 10 * time.Second
 )
 
+// stillPhysical is what to know where the mode cannot be set back: it outlives
+// the connection.
+const stillPhysical = `the stub may still take addresses as physical ones: "maint packet Qqemu.PhyMemMode:0" ends that`
+
 // inPhysicalMode runs f while the stub takes addresses as physical ones
 // (QEMU's Qqemu.PhyMemMode). Nothing else talks to GDB meanwhile. The mode is
 // set back whatever happens; ctx ends f between two packets.
@@ -63,14 +67,23 @@ func (t *Target) inPhysicalMode(ctx context.Context, m *qemuMachine, cpu int, f 
 	if was != "0" && was != "1" {
 		return errors.New("the stub has no physical mode (QEMU before 4.1)")
 	}
+	m.physMode.Store(was == "1")
 	defer func() {
 		answer, back := s.packet("Qqemu.PhyMemMode:" + was)
 		if back == nil && answer != "OK" {
 			back = fmt.Errorf("the stub answers %q", answer)
 		}
-		if back != nil {
-			// The mode outlives the connection.
-			err = fmt.Errorf("%w; the stub may still take addresses as physical ones: %q ends that", back, "maint packet Qqemu.PhyMemMode:"+was)
+		if back == nil {
+			return
+		}
+		m.physMode.Store(true)
+		var lost *LostError
+		switch {
+		case errors.As(err, &lost) && lost.What != "GDB": // so is the mode
+		case err == nil:
+			err = fmt.Errorf("%w; %s", back, stillPhysical)
+		default:
+			err = fmt.Errorf("%w; %w; %s", err, back, stillPhysical)
 		}
 	}()
 	answer, err := s.packet("Qqemu.PhyMemMode:1")

@@ -96,7 +96,7 @@ func (t *Target) PageTables(ctx context.Context, o PageTableOptions) (*vm.Map, e
 }
 
 func (t *Target) pageTables(ctx context.Context, inf *inferior, o PageTableOptions) (*vm.Map, error) {
-	m, c, res, err := t.walk(ctx, inf, o)
+	m, c, res, err := t.walk(ctx, inf, o, false)
 	switch {
 	case errors.Is(err, pt.ErrPagingOff) && o.Root == nil:
 		return m.physicalMap(c, err), nil
@@ -110,15 +110,13 @@ func (t *Target) pageTables(ctx context.Context, inf *inferior, o PageTableOptio
 	if out.AddressBits == 64 {
 		m.arch.nameRegions(out.Mappings, lay.view(c.index))
 	}
-	if lay.hidden(c.index) {
-		out.Notes = append(out.Notes, "memory that only the secure state sees is not shown")
-	}
-	if m.physMode {
+	out.Notes = append(out.Notes, lay.hiddenNote(c.index)...)
+	if m.physMode.Load() {
 		mode, err := t.packet(ctx, "qqemu.PhyMemMode")
 		if err != nil {
 			return nil, err
 		}
-		if m.physMode = mode == "1"; m.physMode {
+		if m.physMode.Store(mode == "1"); mode == "1" {
 			out.Notes = append(out.Notes, `the stub is in physical mode, so GDB's own reads take physical addresses; "maint packet Qqemu.PhyMemMode:0" ends that`)
 		}
 	}
@@ -128,11 +126,17 @@ func (t *Target) pageTables(ctx context.Context, inf *inferior, o PageTableOptio
 // walk walks the tables of the selected CPU. With pt.ErrPagingOff the machine
 // and the CPU come as well. Memory may have been added to the machine, or have
 // become what it was not, since it was laid out: where that would show, the
-// layout is asked for again.
-func (t *Target) walk(ctx context.Context, inf *inferior, o PageTableOptions) (m *qemuMachine, c *cpu, res *pt.Result, err error) {
+// layout is asked for again, and before the walk where anew says so.
+func (t *Target) walk(ctx context.Context, inf *inferior, o PageTableOptions, anew bool) (m *qemuMachine, c *cpu, res *pt.Result, err error) {
 	m, fresh, err := t.machine(ctx, inf)
 	if err != nil {
 		return nil, nil, nil, err
+	}
+	if anew && !fresh {
+		if err := t.layOut(ctx, m); err != nil {
+			return nil, nil, nil, err
+		}
+		fresh = true
 	}
 	if c, err = t.cpu(ctx, m, o.Root); err != nil {
 		return nil, nil, nil, err
@@ -150,10 +154,18 @@ func (t *Target) walk(ctx context.Context, inf *inferior, o PageTableOptions) (m
 		}
 		fresh = true
 	}
-	if err == nil && res.Unread > 0 && errors.Is(res.Unreadable[0].Err, vm.ErrProcessGone) {
-		return nil, nil, nil, &LostError{What: "QEMU", Reason: res.Unreadable[0].Err.Error()}
+	if err == nil {
+		err = gone(res)
 	}
 	return m, c, res, err
+}
+
+// gone is the error for a walk in the middle of which QEMU ended.
+func gone(res *pt.Result) error {
+	if res.Unread == 0 || !errors.Is(res.Unreadable[0].Err, vm.ErrProcessGone) {
+		return nil
+	}
+	return &LostError{What: "QEMU", Reason: res.Unreadable[0].Err.Error()}
 }
 
 // withPhys runs f on the physical memory that a CPU sees: QEMU's own, or where
@@ -166,6 +178,9 @@ func (t *Target) withPhys(ctx context.Context, m *qemuMachine, c *cpu, f func(pt
 		if !ram.isStrange() {
 			return err
 		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	if final(ctx, err) {
 		return err
@@ -286,9 +301,7 @@ func (m *qemuMachine) physicalMap(c *cpu, why error) *vm.Map {
 	if len(blocks) == 0 {
 		out.Notes = append(out.Notes, "QEMU is not asked over this connection where RAM is; over TCP it is")
 	}
-	if lay.hidden(c.index) {
-		out.Notes = append(out.Notes, "memory that only the secure state sees is not shown")
-	}
+	out.Notes = append(out.Notes, lay.hiddenNote(c.index)...)
 	if x, ok := c.mmu.(pt.X86); ok && x.CR0&1 == 0 { // PE
 		out.Notes = append(out.Notes, "the CPU is in real mode: $pc and $sp are offsets into segments, whose bases are not added")
 	}

@@ -46,7 +46,7 @@ func BenchmarkKernel(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		m, c, _, err := d.walk(d.ctx, &inf, PageTableOptions{})
+		m, c, _, err := d.walk(d.ctx, &inf, PageTableOptions{}, false)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -59,12 +59,12 @@ func (m *physMemory) read(ctx context.Context, p []byte, where func(off uint64) 
 			break
 		}
 		there, err := m.memory(ctx, pa)
-		if final(ctx, err) {
-			return 0, err
-		}
-		if err != nil {
+		if errors.As(err, new(*notRAMError)) {
 			m.devices.Store(true)
 			break
+		}
+		if err != nil {
+			return 0, err
 		}
 		k := int(min(uint64(len(p)-all), size, there))
 		parts = append(parts, part{pa, p[all : all+k]})
@@ -76,11 +76,15 @@ func (m *physMemory) read(ctx context.Context, p []byte, where func(off uint64) 
 	if m.ram != nil {
 		for _, part := range parts {
 			k, err := m.ram.read(ctx, part.b, part.pa)
-			if n += k; err != nil {
+			if n += k; err != nil && !m.isStrange() {
 				return n, err
+			} else if err != nil {
+				break
 			}
 		}
-		return n, nil
+		if !m.isStrange() {
+			return n, nil
+		}
 	}
 	err = m.t.inPhysicalMode(ctx, m.m, m.cpu, func(s *stubPhys) error {
 		var bad error
@@ -115,9 +119,12 @@ func (m *physMemory) Close() error {
 
 // Notes says what reading did that it should not have, and did not do.
 func (m *physMemory) Notes() (notes []string) {
-	if m.ram == nil {
+	switch {
+	case m.ram == nil:
 		notes = append(notes, "read through the stub, which is slow: "+m.why.Error())
-	} else {
+	case m.isStrange():
+		notes = append(notes, "read through the stub, which is slow: "+m.m.stranger().Error())
+	default:
 		notes = m.ram.Notes()
 	}
 	if m.devices.Load() {
@@ -131,10 +138,11 @@ type kernelMemory struct {
 	*physMemory
 	c     *cpu
 	flat  bool     // nothing is translated: addresses are physical
-	notes []string // what tables were not read
+	about []string // what is to be known of the addresses
 
-	mu  sync.Mutex
-	win window
+	mu     sync.Mutex
+	win    window
+	unread []string // which tables could not be read
 }
 
 // window is the rows of a part of the address space.
@@ -157,8 +165,11 @@ func (t *Target) machineMemory(ctx context.Context, inf *inferior) (Memory, erro
 		return newGDBMemory(t, true), nil
 	}
 	k, err := t.kernelMemory(ctx, inf)
-	if err == nil || final(ctx, err) {
-		return k, err
+	switch {
+	case err == nil:
+		return k, nil
+	case final(ctx, err):
+		return nil, err
 	}
 	return notedMemory{newGDBMemory(t, true), []string{"read by GDB, since " + err.Error()}}, nil
 }
@@ -173,32 +184,28 @@ func (m notedMemory) Notes() []string { return append(m.notes, m.gdbMemory.Notes
 
 // kernelMemory is the memory of the selected CPU by its tables.
 func (t *Target) kernelMemory(ctx context.Context, inf *inferior) (*kernelMemory, error) {
-	m, fresh, err := t.machine(ctx, inf)
-	if err != nil {
-		return nil, err
-	}
-	if !fresh {
-		// What lies below 1 MiB may be RAM now and ROM a moment ago.
-		if err := t.layOut(ctx, m); err != nil {
-			return nil, err
-		}
-	}
-	_, c, res, err := t.walk(ctx, inf, PageTableOptions{PTE: true})
+	// What lies below 1 MiB may be RAM now and ROM a moment ago.
+	m, c, res, err := t.walk(ctx, inf, PageTableOptions{PTE: true}, true)
 	k := &kernelMemory{c: c, flat: errors.Is(err, pt.ErrPagingOff)}
 	switch {
 	case k.flat:
-		k.notes = []string{flatNote(err)}
+		k.about = []string{flatNote(err)}
 	case err != nil:
 		return nil, err
 	default:
-		k.win, k.notes = windowOf(res, 0), unreadTables(res)
+		k.win, k.unread = windowOf(res, 0), unreadTables(res)
 	}
+	k.about = slices.Concat(k.about, c.notes, m.layout().hiddenNote(c.index))
 	k.physMemory = t.physMemory(m, c.index)
 	return k, nil
 }
 
 // Notes says what the answers lack.
-func (k *kernelMemory) Notes() []string { return append(slices.Clip(k.notes), k.physMemory.Notes()...) }
+func (k *kernelMemory) Notes() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Concat(k.about, k.unread, k.physMemory.Notes())
+}
 
 // ReadMemory implements vm.Reader.
 func (k *kernelMemory) ReadMemory(ctx context.Context, p []byte, addr uint64) (int, error) {
@@ -247,14 +254,24 @@ func (k *kernelMemory) window(ctx context.Context, addr uint64) (window, error) 
 	if addr-k.win.first <= k.win.last-k.win.first {
 		return k.win, nil
 	}
-	err := k.t.withPhys(ctx, k.m, k.c, func(mem pt.Phys) error {
-		res, err := pt.Walk(ctx, mem, k.c.mmu, pt.Options{PTE: true, First: addr})
-		if err == nil {
-			k.win = windowOf(res, addr)
-		}
+	var res *pt.Result
+	err := k.t.withPhys(ctx, k.m, k.c, func(mem pt.Phys) (err error) {
+		res, err = pt.Walk(ctx, mem, k.c.mmu, pt.Options{PTE: true, First: addr})
 		return err
 	})
-	return k.win, err
+	if err == nil {
+		err = gone(res)
+	}
+	if err != nil {
+		return window{}, err
+	}
+	k.win = windowOf(res, addr)
+	for _, note := range unreadTables(res) {
+		if !slices.Contains(k.unread, note) {
+			k.unread = append(k.unread, note)
+		}
+	}
+	return k.win, nil
 }
 
 // Behind implements vm.Aliased.
@@ -290,19 +307,24 @@ func (t *Target) Physical(ctx context.Context) (*Physical, error) {
 	if k.blocks == nil {
 		return nil, errors.Join(errors.New("QEMU is not asked over this connection where RAM is; start it with -gdb tcp:127.0.0.1:PORT"), k.Close())
 	}
-	p := &Physical{
-		Memory:     k.physMemory,
-		Map:        &vm.Map{Mappings: mappingsOf(k.blocks), AddressBits: 64, Notes: k.notes},
-		Incomplete: k.win.last != ^uint64(0) || len(k.notes) > 0 && !k.flat,
-	}
+	p := &Physical{Memory: k.physMemory, Map: &vm.Map{Mappings: mappingsOf(k.blocks), AddressBits: 64, Notes: slices.Concat(k.about, k.unread)}}
 	if k.flat {
-		p.Incomplete = false
 		p.MappedAt = func(pa uint64, limit int) ([]uint64, int) { return []uint64{pa}[:min(1, limit)], 1 }
 		return p, nil
 	}
-	if p.Incomplete && len(k.notes) == 0 {
-		p.Map.Notes = []string{fmt.Sprintf("where memory is mapped from %#x on was not looked at: there are too many pages", k.win.last+1)}
+	p.Incomplete = len(k.unread) > 0
+	if k.win.last != ^uint64(0) {
+		p.Incomplete = true
+		p.Map.Notes = append(p.Map.Notes, fmt.Sprintf("where memory is mapped from %#x on was not looked at: there are too many pages", k.win.last+1))
 	}
 	p.MappedAt = newPhysIndex(k.win.rows).mappedAt
 	return p, nil
+}
+
+// Notes says what reading did that it should not have, and did not do.
+func (p *Physical) Notes() []string {
+	if n, ok := p.Memory.(interface{ Notes() []string }); ok {
+		return n.Notes()
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package target
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -287,6 +288,19 @@ func TestSearchBehindManyPages(t *testing.T) {
 	if got, res := d.hitsOf(mem, []vm.Mapping{part}, needle); !slices.Equal(got, []uint64{1 << 39}) || res.SearchedBytes != 3*guestPage {
 		t.Errorf("found at %x: %+v", got, res)
 	}
+	// A walk that was given up leaves nothing behind.
+	k := mem.(*kernelMemory)
+	d.physicalOnly = true
+	k.win = window{}
+	given, cancel := context.WithCancel(d.ctx)
+	cancel()
+	if _, _, _, err := k.Backing(given, 1<<39); !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+	if at, _, ok, err := k.Backing(d.ctx, 1<<39); at != 0x108000 || !ok || err != nil {
+		t.Errorf("at %#x, %v, %v", at, ok, err)
+	}
+	d.physicalOnly = false
 	p, err := d.Physical(d.ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -185,6 +185,28 @@ func TestMachineBehindProxy(t *testing.T) {
 	if mode := d.physMode(); mode != "0" {
 		t.Errorf("physical mode is %s", mode)
 	}
+	// Paging off: no table has shown yet whose memory it is.
+	d.gdbLines("set $cr0=0x50033ULL")
+	mem, err := d.Memory(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	p, err := d.Physical(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for _, r := range []Memory{mem, p} {
+		var b [8]byte
+		if n, err := r.ReadMemory(d.ctx, b[:], 0x100000); n != 8 || err != nil || b[0] != xP|xU {
+			t.Errorf("read %d, % x, %v", n, b, err)
+		}
+		notes := r.(interface{ Notes() []string }).Notes()
+		if !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, "read through the stub") }) {
+			t.Errorf("notes %q", notes)
+		}
+	}
 	d.gdbLines("kill")
 }
 

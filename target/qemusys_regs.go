@@ -118,7 +118,7 @@ func (t *Target) cpu(ctx context.Context, m *qemuMachine, root *uint64) (*cpu, e
 			r = r.WithRoot(*root)
 		}
 		c.mmu, c.root = r, r.SATP
-		if v[1] == 3 {
+		if v[1] == 3 && r.SATP != 0 {
 			c.notes = append(c.notes, "the hart is in M-mode, which translates nothing; shown are the tables of satp")
 		}
 	default:
