@@ -348,6 +348,11 @@ func (t *Target) Console(ctx context.Context, line string, out io.Writer) error 
 	if brings && err == nil {
 		t.remember(ctx)
 	}
+	// Some GDBs (13) abort when they lose a target that runs.
+	var gone *mi.GoneError
+	if watch.seen != "" && errors.As(err, &gone) {
+		return &LostError{What: "GDB", Reason: gone.Reason + ", when the target was lost: " + watch.seen}
+	}
 	// GDB may word the error otherwise, or have none, if the target ran then.
 	if said := new(mi.Error); watch.seen != "" && (errors.As(err, &said) || err == nil && ran && !t.Alive()) {
 		return &LostError{What: "the target", Reason: watch.seen}
