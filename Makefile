@@ -41,7 +41,8 @@ bench-search:
 	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh
 
 bench-kernel:
-	@$(GO) test -run '^$$' -bench 'Kernel|WalkLinear/1TiB' -benchtime 1x ./target ./pt
+	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 1x ./target
+	@$(GO) test -run '^$$' -bench 'WalkLinear/1TiB' -benchtime 5x ./pt
 
 docs:
 	$(GO) test ./cmd/dbgsh -run 'Doc$$' -update-docs
