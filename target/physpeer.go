@@ -40,7 +40,7 @@ var errNoPeer = errors.New("the process at the other end of the connection is no
 // How many lines of the monitor's output get through a connection.
 const (
 	noLines   = 0
-	someLines = 1000
+	someLines = 700 // 800 were tried with the smallest room that widen takes for this
 	anyLines  = math.MaxInt
 )
 
