@@ -113,7 +113,9 @@ func (t *Target) layOut(ctx context.Context, m *qemuMachine) error {
 			return fmt.Errorf("memory map of QEMU's process: %w", err)
 		}
 	}
-	if m.lines >= someLines { // there are some 150 with a PC
+	if ask, err := t.mtreeFits(ctx, m); err != nil {
+		return err
+	} else if ask {
 		text, err := t.longQuery(ctx, "monitor info mtree -f")
 		if err != nil {
 			return err
@@ -126,6 +128,20 @@ func (t *Target) layOut(ctx context.Context, m *qemuMachine) error {
 	m.lay = l
 	m.mu.Unlock()
 	return nil
+}
+
+// mtreeFits reports whether all of "info mtree -f" gets through. There are some
+// 150 lines with a PC, most of them for devices, and up to three for each CPU.
+func (t *Target) mtreeFits(ctx context.Context, m *qemuMachine) (bool, error) {
+	if m.lines < someLines || m.lines == anyLines {
+		return m.lines == anyLines, nil
+	}
+	res, err := t.send(ctx, "thread-list-ids")
+	if err != nil {
+		return false, err
+	}
+	cpus, ok := res.Uint("number-of-threads")
+	return ok && 300+3*cpus < someLines, nil
 }
 
 // layout is the layout that was asked for last.
