@@ -36,8 +36,8 @@ changes by that.
 
 For a machine in QEMU --phys searches its RAM and ROM by physical address, mapped
 or not, and lists behind each hit the virtual addresses at which the selected
-CPU's page tables map it. REGIONs are physical then, that of --into is not; hits
-by physical and by virtual address do not mix, in pipelines neither.
+CPU's page tables map it. REGIONs are physical then, but for that of --into.
+Physical hits are no input for --next or @last without --phys, or for a pipeline.
 
 The hits, the first 10 million, are kept until the next search. --next looks for
 VALUE at their places alone; --changed and --unchanged, which need no VALUE, keep

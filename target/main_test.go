@@ -75,9 +75,16 @@ type debuggee struct {
 func start(t testing.TB, program string, args ...string) *debuggee {
 	t.Helper()
 	need(t, "gdb")
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	return launch(t, time.Minute, Config{Program: program, Args: args})
+}
+
+// launch starts a GDB, for a time at most.
+func launch(t testing.TB, most time.Duration, c Config) *debuggee {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), most)
 	d := &debuggee{t: t, ctx: ctx, out: &buffer{}}
-	tgt, err := New(Config{Program: program, Args: args, Inferior: d.out, Stray: d.out})
+	c.Inferior, c.Stray = d.out, d.out
+	tgt, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

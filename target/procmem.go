@@ -74,9 +74,6 @@ const (
 	maxFiles = 8
 	// readPiece bounds a read between two looks at the context, in bytes.
 	readPiece = 1 << 20
-	// peekPiece is up to how many bytes Peek reads with one system call, where
-	// ReadMemory makes two of which the first is quicker for more.
-	peekPiece = 64 << 10
 	// pagemapBatch is how much of a pagemap is read at once, in bytes.
 	pagemapBatch = 1 << 20
 	// scanAtOnce bounds what one call of Populated looks at, in bytes: a
@@ -460,6 +457,29 @@ func (p *ProcMem) ReadMapping(ctx context.Context, m vm.Mapping, b []byte, addr 
 	if m.Source != vm.SourceProcfs || len(b) == 0 || m.Inode == 0 && m.Name != vdsoName {
 		return p.ReadMemory(ctx, b, addr)
 	}
+	absent := p.readFile
+	if m.Inode == 0 {
+		absent = p.readVDSO
+	}
+	return p.readOwned(ctx, b, addr, func(b []byte, addr uint64) (int, error) { return absent(ctx, m, b, addr) })
+}
+
+// Peek is ReadMapping for who has not asked Populated: pages of private anonymous
+// memory that do not exist are zeros without being read, which would make them
+// exist. The bytes from addr to addr+len(b) are all in m.
+func (p *ProcMem) Peek(ctx context.Context, m vm.Mapping, b []byte, addr uint64) (int, error) {
+	if !m.Anonymous() {
+		return p.ReadMapping(ctx, m, b, addr)
+	}
+	return p.readOwned(ctx, b, addr, func(b []byte, _ uint64) (int, error) {
+		clear(b)
+		return len(b), nil
+	})
+}
+
+// readOwned reads pages that the process has, and leaves the others to absent.
+// Where it cannot be told which those are it reads all.
+func (p *ProcMem) readOwned(ctx context.Context, b []byte, addr uint64, absent func(b []byte, addr uint64) (int, error)) (int, error) {
 	own, err := p.owned(addr, len(b))
 	if err != nil {
 		if errors.Is(err, vm.ErrProcessGone) {
@@ -477,10 +497,8 @@ func (p *ProcMem) ReadMapping(ctx context.Context, m vm.Mapping, b []byte, addr 
 		var n int
 		if own[first] {
 			n, err = p.ReadMemory(ctx, b[done:end], addr+uint64(done))
-		} else if m.Inode == 0 {
-			n, err = p.readVDSO(ctx, m, b[done:end], addr+uint64(done))
 		} else {
-			n, err = p.readFile(ctx, m, b[done:end], addr+uint64(done))
+			n, err = absent(b[done:end], addr+uint64(done))
 		}
 		if done += n; done < end {
 			return done, err
@@ -489,50 +507,8 @@ func (p *ProcMem) ReadMapping(ctx context.Context, m vm.Mapping, b []byte, addr 
 	return len(b), nil
 }
 
-// Peek is ReadMapping for who has not asked Populated: pages of private anonymous
-// memory that do not exist are zeros without being read, which would make them
-// exist. The bytes from addr to addr+len(b) are all in m.
-func (p *ProcMem) Peek(ctx context.Context, m vm.Mapping, b []byte, addr uint64) (int, error) {
-	if !m.Anonymous() {
-		return p.ReadMapping(ctx, m, b, addr)
-	}
-	own, err := p.owned(addr, len(b))
-	if errors.Is(err, vm.ErrProcessGone) {
-		return 0, err
-	}
-	if err != nil {
-		p.noteThrough(len(b), err)
-		return p.ReadMemory(ctx, b, addr)
-	}
-	for done, i := 0, 0; i < len(own); {
-		first := i
-		for i < len(own) && own[i] == own[first] {
-			i++
-		}
-		end := min(len(b), int(uint64(i)*p.page-addr%p.page))
-		switch {
-		case !own[first]:
-			clear(b[done:end])
-			done = end
-		case end-done <= peekPiece:
-			for done < end {
-				n, err := p.readMem(b[done:end], addr+uint64(done))
-				if done += n; err != nil {
-					return done, fmt.Errorf("read %#x: %w", addr+uint64(done), err)
-				}
-			}
-		default:
-			n, err := p.ReadMemory(ctx, b[done:end], addr+uint64(done))
-			if done += n; err != nil {
-				return done, err
-			}
-		}
-	}
-	return len(b), nil
-}
-
-// owned reports for each page of size bytes from addr on whether the process has it:
-// present, swapped out, or a guard page, which can only be tried.
+// owned reports for each page of size bytes from addr on whether the process has
+// it: present, swapped out, or a guard page, which can only be tried.
 func (p *ProcMem) owned(addr uint64, size int) ([]bool, error) {
 	if p.pagemap == nil {
 		return nil, p.reason

@@ -276,17 +276,7 @@ func permOf(a pt.Access) vm.Perm {
 	if a.UserAccessible() {
 		letters = a.User()
 	}
-	p := vm.KnownAccess
-	for _, c := range letters {
-		switch c {
-		case 'r':
-			p |= vm.Read
-		case 'w':
-			p |= vm.Write
-		case 'x':
-			p |= vm.Exec
-		}
-	}
+	p, _ := vm.ParseAccess(letters) // they are r, w, x and - only
 	return p
 }
 

@@ -138,19 +138,9 @@ func TestTwoMachines(t *testing.T) {
 // relay listens, and hands one connection on to addr; what comes back waits.
 func relay(t testing.TB, addr string, delay time.Duration) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		from, err := l.Accept()
-		if err != nil {
-			return
-		}
+	return acceptOne(t, func(from net.Conn) {
 		to, err := net.Dial("tcp", addr)
 		if err != nil {
-			from.Close()
 			return
 		}
 		go func() { _, _ = io.Copy(to, from); to.Close() }() // ends with the connection
@@ -158,9 +148,7 @@ func relay(t testing.TB, addr string, delay time.Duration) string {
 			time.Sleep(delay)
 			return from.Write(p)
 		}), to)
-		from.Close()
-	}()
-	return l.Addr().String()
+	})
 }
 
 type writerFunc func([]byte) (int, error)

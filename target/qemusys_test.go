@@ -103,22 +103,7 @@ func waitFor(t testing.TB, what func() bool) {
 func connect(t testing.TB, addr string, wish *KernelMap, before ...string) *debuggee {
 	t.Helper()
 	need(t, "gdb-multiarch")
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	d := &debuggee{t: t, ctx: ctx, out: &buffer{}}
-	tgt, err := New(Config{GDB: "gdb-multiarch", Inferior: d.out, Stray: d.out, KernelMap: func() KernelMap { return *wish }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := tgt.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		cancel()
-	})
-	d.Target = tgt
-	if err := tgt.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
+	d := launch(t, 5*time.Minute, Config{GDB: "gdb-multiarch", KernelMap: func() KernelMap { return *wish }})
 	d.gdbLines(append(before, "target remote "+addr)...)
 	return d
 }

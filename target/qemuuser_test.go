@@ -3,7 +3,6 @@ package target
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -164,32 +163,14 @@ type qemuDebuggee struct {
 func (g *qemuGuest) attach(t testing.TB, program, ready string) *qemuDebuggee {
 	t.Helper()
 	need(t, "gdb-multiarch")
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	d := &qemuDebuggee{debuggee: &debuggee{t: t, ctx: ctx, out: &buffer{}}, qemu: g, wish: QEMUUserAuto}
-	tgt, err := New(Config{
-		GDB: "gdb-multiarch", Program: program, Inferior: d.out, Stray: d.out,
-		QEMUUserMap: func() QEMUUserMap { return d.wish },
+	d := &qemuDebuggee{qemu: g, wish: QEMUUserAuto}
+	d.debuggee = launch(t, time.Minute, Config{
+		GDB: "gdb-multiarch", Program: program, QEMUUserMap: func() QEMUUserMap { return d.wish },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := tgt.Close(ctx); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		cancel()
-	})
-	d.Target = tgt
-	if err := tgt.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := tgt.Load(ctx); err != nil {
-		t.Fatal(err)
-	}
 	d.gdbLines("set auto-solib-add off")
 	// QEMU listens a little after it was started.
 	for {
-		err := tgt.Console(ctx, "target remote "+g.socket, io.Discard)
+		err := d.Console(d.ctx, "target remote "+g.socket, io.Discard)
 		if err == nil {
 			break
 		}

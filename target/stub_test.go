@@ -40,6 +40,12 @@ func (s *stub) seen() []vm.Range {
 // listen serves one connection and returns the address.
 func (s *stub) listen(t *testing.T) string {
 	t.Helper()
+	return acceptOne(t, s.serve)
+}
+
+// acceptOne listens, and has one connection served; it returns the address.
+func acceptOne(t testing.TB, serve func(net.Conn)) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +57,7 @@ func (s *stub) listen(t *testing.T) string {
 			return
 		}
 		defer c.Close()
-		s.serve(c)
+		serve(c)
 	}()
 	return l.Addr().String()
 }

@@ -134,25 +134,25 @@ func ParseMonitorMem(text string) (ms []Mapping, ok bool, err error) {
 		f := strings.Fields(line)
 		lo, hi, isRange := strings.Cut(strings.Join(f[:min(1, len(f))], ""), "-")
 		var m Mapping
-		var err1, err2, err3 error
+		var err1, err2, err3, err4 error
 		switch {
 		case len(f) == 3 && isRange && len(f[2]) == 3:
 			// The size tells the end, which is shown as 0 where it is 2^64.
 			m.Start, err1 = strconv.ParseUint(lo, 16, 64)
 			_, err2 = strconv.ParseUint(hi, 16, 64)
 			m.Size, err3 = strconv.ParseUint(f[1], 16, 64)
-			m.Perm = KnownRead | KnownWrite
+			m.Perm, err4 = ParseAccess(f[2][1:])
+			m.Perm &^= KnownExec
 			m.Paged = &Paged{Kernel: f[2][1:] + "?", User: "---"}
 			if f[2][0] == 'u' {
 				m.Paged.User = m.Paged.Kernel
 			}
-			m.Perm |= accessLetters(f[2][1:])
 		case len(f) == 4 && !isRange && len(f[3]) == 7:
 			var phys uint64
 			m.Start, err1 = strconv.ParseUint(f[0], 16, 64)
 			phys, err2 = strconv.ParseUint(f[1], 16, 64)
 			m.Size, err3 = strconv.ParseUint(f[2], 16, 64)
-			m.Perm = KnownAccess | accessLetters(f[3][:3])
+			m.Perm, err4 = ParseAccess(f[3][:3])
 			m.Paged = &Paged{Kernel: f[3][:3], User: "---", Phys: phys}
 			if f[3][3] == 'u' {
 				m.Paged.Kernel, m.Paged.User = strings.Replace(f[3][:3], "x", "-", 1), f[3][:3]
@@ -160,7 +160,7 @@ func ParseMonitorMem(text string) (ms []Mapping, ok bool, err error) {
 		default:
 			continue
 		}
-		if err1 != nil || err2 != nil || err3 != nil {
+		if err1 != nil || err2 != nil || err3 != nil || err4 != nil {
 			continue // the heading, or a sentence
 		}
 		ok = true
@@ -174,19 +174,4 @@ func ParseMonitorMem(text string) (ms []Mapping, ok bool, err error) {
 		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Size, b.Size))
 	})
 	return ms, ok, nil
-}
-
-// accessLetters is the permission bits that the letters r, w and x stand for.
-func accessLetters(s string) (p Perm) {
-	for i := range len(s) {
-		switch s[i] {
-		case 'r':
-			p |= Read
-		case 'w':
-			p |= Write
-		case 'x':
-			p |= Exec
-		}
-	}
-	return p
 }
