@@ -336,7 +336,8 @@ func (c *Client) console(ctx context.Context, line string, out io.Writer, stop b
 	if e != nil {
 		k.unecho(e.Msg)
 	}
-	if stop { // and what belongs to it
+	// The stop, and what belongs to it; or what is left of an interrupt.
+	if stop || k.interrupted {
 		if _, berr := k.exchange(barrier); berr != nil && !errors.As(berr, new(*Error)) {
 			return berr
 		}
