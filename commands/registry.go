@@ -23,7 +23,7 @@ func All() []Command {
 		vmmapLoad(),
 		vmmapExplore(),
 		pagewalk(),
-		search(),
+		searchCommand(),
 		status(),
 		help(),
 		set(),

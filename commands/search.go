@@ -10,9 +10,10 @@ import (
 
 	"dbgsh/target"
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
-func search() Command {
+func searchCommand() Command {
 	return Command{
 		Name:  "search",
 		Group: Memory,
@@ -144,7 +145,7 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 		}
 	}
 	words := in.Args
-	var matcher vm.Matcher
+	var matcher search.Matcher
 	var err error
 	if o.takesValue() {
 		if len(words) == 0 {
@@ -228,30 +229,30 @@ func (o *searchOptions) open(ctx context.Context, s *Session, f vm.Filter, pipe 
 }
 
 // find searches res.mappings, and keeps the hits for the next search.
-func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memory, matcher vm.Matcher, res *searchResult) (err error) {
+func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memory, matcher search.Matcher, res *searchResult) (err error) {
 	if o.refines() {
-		change := vm.AnyChange
+		change := search.AnyChange
 		switch {
 		case o.changed:
-			change = vm.Changed
+			change = search.Changed
 		case o.unchanged:
-			change = vm.Unchanged
+			change = search.Unchanged
 		}
-		refined, err := vm.Refine(ctx, memory, res.mappings, s.last, vm.RefineOptions{
+		refined, err := search.Refine(ctx, memory, res.mappings, s.last, search.RefineOptions{
 			Matcher: matcher, Change: change, Align: o.align, Skip: o.skip, Limit: o.limit,
 		})
 		if err != nil {
 			return err
 		}
-		res.scan = &refined.ScanResult
+		res.scan = &refined.Result
 		res.notes = append(res.notes, refinedNotes(refined)...)
 		if s.lastCut {
-			res.notes = append(res.notes, fmt.Sprintf("the search before kept only its first %d hits; the others were not looked at", vm.DefaultMaxHits))
+			res.notes = append(res.notes, fmt.Sprintf("the search before kept only its first %d hits; the others were not looked at", search.DefaultMaxHits))
 			res.qualified = true
 		}
 		s.last = refined.Snapshot
 	} else {
-		options := vm.ScanOptions{
+		options := search.Options{
 			Matcher: matcher, Limit: o.limit, Align: o.align, Skip: o.skip,
 			Workers: min(2, runtime.GOMAXPROCS(0)),
 		}
@@ -260,20 +261,20 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memo
 			defer finish()
 			options.Progress = update
 		}
-		res.scan, err = vm.Scan(ctx, memory, res.mappings, options)
+		res.scan, err = search.Scan(ctx, memory, res.mappings, options)
 		cut := err == nil && res.scan.CapReached
 		if cut && o.count {
 			// More hits than are kept can still be counted.
 			kept := res.scan.Hits
 			options.CountOnly = true
-			if res.scan, err = vm.Scan(ctx, memory, res.mappings, options); err == nil {
+			if res.scan, err = search.Scan(ctx, memory, res.mappings, options); err == nil {
 				res.scan.Hits = kept
 			}
 		}
 		if err != nil {
 			return err
 		}
-		s.last = vm.TakeSnapshot(res.scan)
+		s.last = search.TakeSnapshot(res.scan)
 		s.lastCut = cut
 	}
 	s.lastPhysical = o.where.physical
@@ -286,7 +287,7 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memo
 
 // refinedNotes say what became of the hits of the last search that were not
 // looked at.
-func refinedNotes(r *vm.Refined) []string {
+func refinedNotes(r *search.Refined) []string {
 	var notes []string
 	if r.Partial != nil {
 		return append(notes, "the hits of the last search are all kept, for another try")

@@ -14,11 +14,12 @@ import (
 
 	"dbgsh/target"
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // searchResult is what a search found.
 type searchResult struct {
-	scan     *vm.ScanResult
+	scan     *search.Result
 	mappings []vm.Mapping // what was searched
 	bits     int
 	notes    []string
@@ -68,7 +69,7 @@ func (r *searchResult) WriteText(t *Text) {
 			return
 		}
 		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-*s", titleWidth, titles[h.Mapping])
-		t.Printf(Plain, " %#-*x  %-*s  %s", width, h.Address, 3*vm.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
+		t.Printf(Plain, " %#-*x  %-*s  %s", width, h.Address, 3*search.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
 		t.Print(Plain, r.mappedAt(h.Address)+"\n")
 	}
 	t.notes(r.notes)
@@ -127,7 +128,7 @@ func hexPreview(b []byte) string {
 	var s strings.Builder
 	for i, c := range b {
 		switch {
-		case i == vm.PreviewSize/2:
+		case i == search.PreviewSize/2:
 			s.WriteString("  ")
 		case i > 0:
 			s.WriteByte(' ')
@@ -160,7 +161,7 @@ func (r *searchResult) summary() string {
 	}
 	fmt.Fprintf(&b, "; searched %s in %s", byteSize(r.scan.SearchedBytes), count(r.scan.SearchedMappings, "mapping"))
 	if un := r.scan.UnreadMappings(r.mappings); len(un) > 0 {
-		whole, parts := 0, []vm.UnreadMapping{}
+		whole, parts := 0, []search.UnreadMapping{}
 		for _, u := range un {
 			if u.Whole {
 				whole++

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // valueOptions are the flags that say how VALUE is to be read.
@@ -119,19 +120,19 @@ func (o *valueOptions) check(takesValue bool) error {
 }
 
 // matcher finds what the word means as VALUE. The flags have been checked.
-func (o *valueOptions) matcher(ctx context.Context, s *Session, w Word) (vm.Matcher, error) {
+func (o *valueOptions) matcher(ctx context.Context, s *Session, w Word) (search.Matcher, error) {
 	t, _, err := o.valueType()
 	if err != nil {
 		return nil, err
 	}
-	var m vm.Matcher
+	var m search.Matcher
 	switch t.kind {
 	case textValue:
 		m, err = o.text(ctx, s, t, w)
 	case hexValue:
 		m, err = o.hexBytes(w)
 	case regexValue:
-		m, err = vm.NewRegexp(w.Literal(), 0)
+		m, err = search.NewRegexp(w.Literal(), 0)
 	case intValue:
 		return o.integer(ctx, s, t, w) // its errors can be GDB's
 	}
@@ -142,8 +143,8 @@ func (o *valueOptions) matcher(ctx context.Context, s *Session, w Word) (vm.Matc
 }
 
 // text is a matcher of text in one of its encodings.
-func (o *valueOptions) text(ctx context.Context, s *Session, t valueType, w Word) (vm.Matcher, error) {
-	text, err := vm.ParseText(w.Literal())
+func (o *valueOptions) text(ctx context.Context, s *Session, t valueType, w Word) (search.Matcher, error) {
+	text, err := search.ParseText(w.Literal())
 	if err != nil {
 		return nil, err
 	}
@@ -158,26 +159,26 @@ func (o *valueOptions) text(ctx context.Context, s *Session, t valueType, w Word
 		if err != nil {
 			return nil, err
 		}
-		if text, err = vm.UTF16(text, order); err != nil {
+		if text, err = search.UTF16(text, order); err != nil {
 			return nil, err
 		}
 	}
 	if o.icase {
-		return vm.NewFold(text)
+		return search.NewFold(text)
 	}
-	return vm.NewBytes(text)
+	return search.NewBytes(text)
 }
 
 // hexBytes is a matcher of bytes given in hex.
-func (o *valueOptions) hexBytes(w Word) (vm.Matcher, error) {
-	value, mask, err := vm.ParseHex(w.Text)
+func (o *valueOptions) hexBytes(w Word) (search.Matcher, error) {
+	value, mask, err := search.ParseHex(w.Text)
 	if err != nil {
 		return nil, err
 	}
 	if o.mask == "" {
-		return vm.NewMasked(value, mask)
+		return search.NewMasked(value, mask)
 	}
-	bits, _, err := vm.ParseHex(o.mask)
+	bits, _, err := search.ParseHex(o.mask)
 	if err != nil {
 		return nil, fmt.Errorf("--mask: %w", err)
 	}
@@ -187,11 +188,11 @@ func (o *valueOptions) hexBytes(w Word) (vm.Matcher, error) {
 	for i := range bits {
 		mask[i] &= bits[i]
 	}
-	return vm.NewMasked(value, mask)
+	return search.NewMasked(value, mask)
 }
 
 // integer is a matcher of an integer, of a range of them, or of some of its bits.
-func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w Word) (vm.Matcher, error) {
+func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w Word) (search.Matcher, error) {
 	size, order, err := s.Debuggee.Arch(ctx)
 	if err != nil {
 		return nil, err
@@ -204,13 +205,13 @@ func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w W
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
-		b, err := vm.IntBytes(v, size, order)
+		b, err := search.IntBytes(v, size, order)
 		if err != nil {
 			return nil, &UsageError{err}
 		}
 		return b, nil
 	}
-	if lo, hi, ok := vm.SplitIntRange(w.Expr()); ok {
+	if lo, hi, ok := search.SplitIntRange(w.Expr()); ok {
 		if o.mask != "" {
 			return nil, usagef("--mask does not go with a range of integers; give one integer")
 		}
@@ -222,7 +223,7 @@ func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w W
 		if err != nil {
 			return nil, fmt.Errorf("VALUE: %w", err)
 		}
-		m, err := vm.NewBigRange(size, order, from, to)
+		m, err := search.NewBigRange(size, order, from, to)
 		if err != nil {
 			return nil, &UsageError{err}
 		}
@@ -233,18 +234,18 @@ func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w W
 		return nil, err
 	}
 	if o.mask == "" {
-		return vm.NewBytes(value)
+		return search.NewBytes(value)
 	}
 	mask, err := asBytes("--mask", o.mask)
 	if err != nil {
 		return nil, err
 	}
-	return vm.NewMasked(value, mask)
+	return search.NewMasked(value, mask)
 }
 
 // evaluateInt is the value of an integer expression.
 func evaluateInt(ctx context.Context, s *Session, expr string) (*big.Int, error) {
-	if v, err := vm.ParseInt(expr); err == nil {
+	if v, err := search.ParseInt(expr); err == nil {
 		return v, nil
 	}
 	v, negative, err := s.Debuggee.Evaluate(ctx, expr)
@@ -258,7 +259,7 @@ func evaluateInt(ctx context.Context, s *Session, expr string) (*big.Int, error)
 }
 
 // pointers is a matcher of pointers into what --into selects of the whole map.
-func (o *valueOptions) pointers(ctx context.Context, s *Session) (vm.Matcher, error) {
+func (o *valueOptions) pointers(ctx context.Context, s *Session) (search.Matcher, error) {
 	var sel selection
 	r, err := sel.region(ctx, s, Word{Text: o.into, Raw: o.into})
 	if err != nil {
@@ -280,5 +281,5 @@ func (o *valueOptions) pointers(ctx context.Context, s *Session) (vm.Matcher, er
 	if err != nil {
 		return nil, err
 	}
-	return vm.NewPointers(size, order, into)
+	return search.NewPointers(size, order, into)
 }

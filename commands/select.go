@@ -85,7 +85,7 @@ func (o *selection) region(ctx context.Context, s *Session, w Word) (vm.Region, 
 			if err := s.checkLast(o.physical); err != nil {
 				return vm.Region{}, fmt.Errorf("@last: %w", err)
 			}
-			return s.last.Region(w.Text), nil
+			return vm.SetRegion(s.last, "the hits of the last search ("+w.Text+")"), nil
 		}
 	}
 	addr, _, err := s.Debuggee.Evaluate(ctx, w.Expr())

@@ -7,6 +7,7 @@ import (
 	"dbgsh/pt"
 	"dbgsh/target"
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // Session is what commands work with: one debuggee, its map, and the settings.
@@ -19,9 +20,9 @@ type Session struct {
 	// how much of it is done, and finish when it is over.
 	Progress func(what string) (update func(done, total uint64), finish func())
 
-	last         *vm.Snapshot // the hits of the last search, nil before the first
-	lastPhysical bool         // their addresses are physical ones
-	lastCut      bool         // there were more than are kept
+	last         *search.Snapshot // the hits of the last search, nil before the first
+	lastPhysical bool             // their addresses are physical ones
+	lastCut      bool             // there were more than are kept
 }
 
 // Debuggee is what commands need of the target. Its methods may be called

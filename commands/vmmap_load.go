@@ -12,6 +12,7 @@ import (
 
 	"dbgsh/target"
 	"dbgsh/vm"
+	"dbgsh/vm/image"
 )
 
 func vmmapLoad() Command {
@@ -55,11 +56,11 @@ func runVmmapLoad(ctx context.Context, s *Session, base string, in Input) (Resul
 		return nil, err
 	}
 	defer f.Close()
-	image, err := vm.ReadELF(f)
+	file, err := image.ReadELF(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	load := vm.Loaded{Page: loadPage, Name: path}
+	load := image.Loaded{Page: loadPage, Name: path}
 	var note string
 	switch {
 	case base != "":
@@ -67,15 +68,15 @@ func runVmmapLoad(ctx context.Context, s *Session, base string, in Input) (Resul
 		if err != nil {
 			return nil, fmt.Errorf("--base: %w", err)
 		}
-		load.Bias = image.Bias(addr, loadPage)
-	case image.Type == elf.ET_DYN:
+		load.Bias = file.Bias(addr, loadPage)
+	case file.Type == elf.ET_DYN:
 		if start, ok := mappedAt(ctx, s, path); ok {
-			load.Bias = image.Bias(start, loadPage)
+			load.Bias = file.Bias(start, loadPage)
 		} else {
 			note = "placed where it was linked; --base ADDR places it elsewhere"
 		}
 	}
-	ms, err := image.Mappings(load)
+	ms, err := file.Mappings(load)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

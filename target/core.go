@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dbgsh/vm"
+	"dbgsh/vm/image"
 )
 
 // openCore is a core file that has been read, with what tells it from another.
@@ -20,7 +21,7 @@ type openCore struct {
 	size      int64
 	written   time.Time
 	file      *os.File
-	core      *vm.Core
+	core      *image.Core
 }
 
 func (c *openCore) Close() error { return errors.Join(c.core.Close(), c.file.Close()) }
@@ -58,7 +59,7 @@ func (t *Target) core(ctx context.Context, inf *inferior) (*openCore, error) {
 	if err != nil {
 		return nil, err
 	}
-	core, err := vm.OpenCore(ctx, f, st.Size(), vm.CoreOptions{Open: openMappedFile, Exe: inf.executable})
+	core, err := image.OpenCore(ctx, f, st.Size(), image.CoreOptions{Open: openMappedFile, Exe: inf.executable})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
@@ -67,7 +68,7 @@ func (t *Target) core(ctx context.Context, inf *inferior) (*openCore, error) {
 }
 
 // openMappedFile opens a file that a core names, which may be anything by now.
-func openMappedFile(path string) (vm.CoreFile, error) { return OpenRegular(path) }
+func openMappedFile(path string) (image.CoreFile, error) { return OpenRegular(path) }
 
 // OpenRegular opens a regular file for reading. Nothing else is opened, and no
 // FIFO is waited for.
@@ -104,10 +105,10 @@ func (t *Target) coreMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
 }
 
 // fileNotes says which mapped files stand in for what the core has not.
-func fileNotes(files []vm.CoreFileUse) []string {
+func fileNotes(files []image.CoreFileUse) []string {
 	var notes []string
 	used, refused := 0, 0
-	var first vm.CoreFileUse
+	var first image.CoreFileUse
 	for _, f := range files {
 		switch {
 		case f.Err == nil:
@@ -128,6 +129,6 @@ func fileNotes(files []vm.CoreFileUse) []string {
 }
 
 // coreMemory reads a core that its Target keeps open.
-type coreMemory struct{ *vm.Core }
+type coreMemory struct{ *image.Core }
 
 func (coreMemory) Close() error { return nil }

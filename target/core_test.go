@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // TestMapOfCore compares the map of a core that GDB writes with that of the
@@ -52,11 +53,11 @@ func TestMapOfCore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		matcher, err := vm.NewBytes([]byte("flag{maps are true}"))
+		matcher, err := search.NewBytes([]byte("flag{maps are true}"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		res, err := vm.Scan(c.ctx, mem, m.Mappings, vm.ScanOptions{Matcher: matcher, Workers: 2})
+		res, err := search.Scan(c.ctx, mem, m.Mappings, search.Options{Matcher: matcher, Workers: 2})
 		if err != nil || res.Count == 0 {
 			t.Errorf("%d hits, %v", res.Count, err)
 		}

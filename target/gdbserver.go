@@ -7,7 +7,9 @@ import (
 	"os"
 	"regexp"
 
+	"dbgsh/target/gdb"
 	"dbgsh/target/mi"
+	"dbgsh/target/proc"
 	"dbgsh/vm"
 )
 
@@ -32,7 +34,7 @@ func (t *Target) serverMap(ctx context.Context, inf *inferior) (*vm.Map, error) 
 	if len(text) == 0 {
 		return nil, fmt.Errorf("%s is empty on the stub's side: the process has no memory any more", path)
 	}
-	ms, err := vm.ParseMaps(text)
+	ms, err := proc.ParseMaps(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s on the stub's side: %w", path, err)
 	}
@@ -57,7 +59,7 @@ func (t *Target) gdbMap(ctx context.Context, inf *inferior, why string) (*vm.Map
 	if err != nil && !errors.As(err, &said) {
 		return nil, err
 	}
-	ms, err := vm.ParseInfoProc(text)
+	ms, err := gdb.ParseInfoProc(text)
 	if err != nil {
 		return nil, fmt.Errorf("info proc mappings: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // serve starts gdbserver on a program and returns where it listens. It ends
@@ -141,16 +142,16 @@ func TestSearchBehindGDBServer(t *testing.T) {
 	// What the guard in oddmaps separates; bytes that a packet has to escape; and
 	// the first bytes of files, which lie beside memory that cannot be read.
 	for _, needle := range []string{"the guard", "\x7fELF", "d\x00", "x)", "x*", "\x05\x00\x00\x00\x00\x00\x00\x00", "end of the ", "\x00\x00\x00\x00\x7d", "#$}*", "\xff\xff\xff\xff\xff\xff\xff\xff"} {
-		matcher, err := vm.NewBytes([]byte(needle))
+		matcher, err := search.NewBytes([]byte(needle))
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := vm.ScanOptions{Matcher: matcher, Limit: 500}
-		got, err := vm.Scan(d.ctx, mem, m.Mappings, o)
+		o := search.Options{Matcher: matcher, Limit: 500}
+		got, err := search.Scan(d.ctx, mem, m.Mappings, o)
 		if err != nil || got.Partial != nil {
 			t.Fatal(err, got.Partial)
 		}
-		want, err := vm.Scan(d.ctx, local, m.Mappings, o)
+		want, err := search.Scan(d.ctx, local, m.Mappings, o)
 		if err != nil || want.Partial != nil {
 			t.Fatal(err, want.Partial)
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"dbgsh/vm"
+	"dbgsh/vm/image"
 )
 
 // Map is the memory map of the selected inferior as it is now. The error wraps
@@ -116,11 +117,11 @@ func openFileMemory(program string) (Memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	image, err := vm.ReadELF(f)
+	elf, err := image.ReadELF(f)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return fileMemory{image.FileMemory(f), f}, nil
+	return fileMemory{elf.FileMemory(f), f}, nil
 }
 
 func (m fileMemory) Close() error { return m.file.Close() }

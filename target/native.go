@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"dbgsh/target/proc"
 	"dbgsh/vm"
 )
 
@@ -23,7 +24,7 @@ func nativeMap(inf *inferior) (*vm.Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	ms, err := vm.ParseMaps(text)
+	ms, err := proc.ParseMaps(text)
 	if err != nil {
 		return nil, fmt.Errorf("/proc/%d/maps: %w", inf.pid, err)
 	}

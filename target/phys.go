@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dbgsh/target/mi"
+	"dbgsh/target/proc"
+	"dbgsh/target/qemusys"
 	"dbgsh/vm"
 )
 
@@ -39,8 +41,8 @@ type qemuMachine struct {
 // layout is where QEMU says that memory is. It is what it was when it was asked
 // for: memory can be plugged in, and what is ROM now may be RAM later.
 type layout struct {
-	views []vm.FlatView // nil where long output does not get through
-	maps  []vm.Mapping  // of QEMU's process, sorted; nil where it is not seen
+	views []qemusys.FlatView // nil where long output does not get through
+	maps  []vm.Mapping       // of QEMU's process, sorted; nil where it is not seen
 
 	mu      sync.Mutex
 	hosts   map[blockKey]hostBlock // known once asked for
@@ -107,7 +109,7 @@ func (t *Target) layOut(ctx context.Context, m *qemuMachine) error {
 	if m.why == "" {
 		text, err := os.ReadFile(procPath(m.qemu, "maps"))
 		if err == nil {
-			l.maps, err = vm.ParseMaps(text)
+			l.maps, err = proc.ParseMaps(text)
 		}
 		if err != nil {
 			return fmt.Errorf("memory map of QEMU's process: %w", err)
@@ -120,7 +122,7 @@ func (t *Target) layOut(ctx context.Context, m *qemuMachine) error {
 		if err != nil {
 			return err
 		}
-		if l.views, err = vm.ParseMtree(text); err != nil {
+		if l.views, err = qemusys.ParseMtree(text); err != nil {
 			return fmt.Errorf("info mtree -f: %w", err)
 		}
 	}
@@ -184,7 +186,7 @@ func throughFile(write func(name string) error) ([]byte, error) {
 // view is the memory that a CPU sees, nil where it is not known. Every CPU has
 // an address space named cpu-memory-N; "memory" is the system's (QEMU's
 // softmmu/physmem.c, cpu_address_space_init, and softmmu/memory.c).
-func (l *layout) view(cpu int) []vm.MemoryBlock {
+func (l *layout) view(cpu int) []qemusys.MemoryBlock {
 	for _, name := range []string{fmt.Sprintf("cpu-memory-%d", cpu), "cpu-memory-0", "memory"} {
 		for _, v := range l.views {
 			if slices.Contains(v.Spaces, name) {
@@ -232,7 +234,7 @@ type asker func(ctx context.Context, line string) (string, error)
 // physView is the physical memory that a CPU sees.
 type physView struct {
 	*layout
-	blocks []vm.MemoryBlock // nil where the layout is not known
+	blocks []qemusys.MemoryBlock // nil where the layout is not known
 	ask    asker
 }
 
@@ -248,11 +250,11 @@ const guestPage = 4096
 
 // block is the block of memory that holds pa. Where the layout is not known it
 // is a page, of which only host can tell whether it is memory.
-func (v *physView) block(pa uint64) (b vm.MemoryBlock, ok bool) {
+func (v *physView) block(pa uint64) (b qemusys.MemoryBlock, ok bool) {
 	if v.blocks == nil {
-		return vm.MemoryBlock{Range: vm.Range{Start: pa &^ (guestPage - 1), Size: guestPage}}, true
+		return qemusys.MemoryBlock{Range: vm.Range{Start: pa &^ (guestPage - 1), Size: guestPage}}, true
 	}
-	i, ok := slices.BinarySearchFunc(v.blocks, pa, func(b vm.MemoryBlock, a uint64) int {
+	i, ok := slices.BinarySearchFunc(v.blocks, pa, func(b qemusys.MemoryBlock, a uint64) int {
 		switch {
 		case b.Last() < a:
 			return -1
@@ -269,7 +271,7 @@ func (v *physView) block(pa uint64) (b vm.MemoryBlock, ok bool) {
 
 // host is where QEMU says that it has the block. The monitor is asked once for
 // each, when it is first needed.
-func (v *physView) host(ctx context.Context, b vm.MemoryBlock) (hostBlock, error) {
+func (v *physView) host(ctx context.Context, b qemusys.MemoryBlock) (hostBlock, error) {
 	l, key := v.layout, blockKey{b.Start, b.Name}
 	l.mu.Lock()
 	host, known := l.hosts[key]
@@ -282,7 +284,7 @@ func (v *physView) host(ctx context.Context, b vm.MemoryBlock) (hostBlock, error
 		return host, err
 	}
 	// The monitor answers for the system's view, which may not be the CPU's.
-	if name, addr, ok := vm.HostAddress(text, b.Start); ok && (name == b.Name || b.Name == "") {
+	if name, addr, ok := qemusys.HostAddress(text, b.Start); ok && (name == b.Name || b.Name == "") {
 		host = hostBlock{addr, l.holds(vm.Range{Start: addr, Size: b.Size})}
 	}
 	l.mu.Lock()

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"dbgsh/vm"
+	"dbgsh/target/proc"
 )
 
 // connection is how GDB reaches the stub of the selected inferior.
@@ -60,14 +60,14 @@ func peerOf(gdb int, c connection) (pid, lines int, err error) {
 	}
 	// A table may take milliseconds, and the second one is rarely needed: for
 	// IPv6, and where a socket for it serves IPv4.
-	var socks []vm.TCPSocket
+	var socks []proc.TCPSocket
 	found := false
 	for _, name := range []string{"net/tcp", "net/tcp6"} {
 		text, err := os.ReadFile(procPath(gdb, name))
 		if err != nil {
 			continue
 		}
-		socks = append(socks, vm.ParseNetTCP(string(text), binary.NativeEndian)...)
+		socks = append(socks, proc.ParseNetTCP(string(text), binary.NativeEndian)...)
 		var peer uint64
 		if peer, found, err = tcpPeer(socks, inodes, c.addr); err != nil {
 			return 0, anyLines, err
@@ -84,8 +84,8 @@ func peerOf(gdb int, c connection) (pid, lines int, err error) {
 
 // tcpPeer is the inode of the other end of the connection to addr, 0 where it
 // is not among socks; found says that GDB's own is, which is one of own.
-func tcpPeer(socks []vm.TCPSocket, own map[uint64]int, addr string) (peer uint64, found bool, err error) {
-	var ours vm.TCPSocket
+func tcpPeer(socks []proc.TCPSocket, own map[uint64]int, addr string) (peer uint64, found bool, err error) {
+	var ours proc.TCPSocket
 	for _, s := range socks {
 		if _, ok := own[s.Inode]; !ok || !strings.HasSuffix(addr, fmt.Sprintf(":%d", s.Remote.Port())) {
 			continue

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dbgsh/target/proc"
 	"dbgsh/vm"
 )
 
@@ -603,7 +604,7 @@ func (p *ProcMem) sameVDSO(ctx context.Context, m vm.Mapping) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	ms, err := vm.ParseMaps(text)
+	ms, err := proc.ParseMaps(text)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"dbgsh/target/proc"
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // procmem is a running testdata/procmem.c.
@@ -77,7 +79,7 @@ func (p *procmem) file(t testing.TB, name string) []byte {
 
 func (p *procmem) mappings(t testing.TB) []vm.Mapping {
 	t.Helper()
-	ms, err := vm.ParseMaps(p.file(t, "maps"))
+	ms, err := proc.ParseMaps(p.file(t, "maps"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +107,7 @@ func openProcMem(t testing.TB, pid int, best PopulatedBy) *ProcMem {
 }
 
 // oracle reads mappings page by page and searches what it got.
-func (p *procmem) oracle(t testing.TB, ms []vm.Mapping, needle []byte) (hits []uint64, unread []vm.Unread, size uint64) {
+func (p *procmem) oracle(t testing.TB, ms []vm.Mapping, needle []byte) (hits []uint64, unread []search.Unread, size uint64) {
 	t.Helper()
 	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", p.Process.Pid))
 	if err != nil {
@@ -142,7 +144,7 @@ func (p *procmem) oracle(t testing.TB, ms []vm.Mapping, needle []byte) (hits []u
 				if k := len(unread); k > 0 && unread[k-1].Mapping == i && unread[k-1].Last()+1 == at {
 					unread[k-1].Size += 4096
 				} else {
-					unread = append(unread, vm.Unread{Range: vm.Range{Start: at, Size: 4096}, Mapping: i})
+					unread = append(unread, search.Unread{Range: vm.Range{Start: at, Size: 4096}, Mapping: i})
 				}
 				start = at + 4096
 				continue
@@ -155,7 +157,7 @@ func (p *procmem) oracle(t testing.TB, ms []vm.Mapping, needle []byte) (hits []u
 	return hits, unread, size
 }
 
-func addresses(r *vm.ScanResult) []uint64 {
+func addresses(r *search.Result) []uint64 {
 	var all []uint64
 	for _, h := range r.Hits.All() {
 		all = append(all, h.Address)
@@ -163,13 +165,13 @@ func addresses(r *vm.ScanResult) []uint64 {
 	return all
 }
 
-func scan(t testing.TB, pm *ProcMem, ms []vm.Mapping, needle []byte, o vm.ScanOptions) *vm.ScanResult {
+func scan(t testing.TB, pm *ProcMem, ms []vm.Mapping, needle []byte, o search.Options) *search.Result {
 	t.Helper()
 	var err error
-	if o.Matcher, err = vm.NewBytes(needle); err != nil {
+	if o.Matcher, err = search.NewBytes(needle); err != nil {
 		t.Fatal(err)
 	}
-	r, err := vm.Scan(t.Context(), pm, ms, o)
+	r, err := search.Scan(t.Context(), pm, ms, o)
 	if err != nil || r.Partial != nil {
 		t.Fatalf("%+v, %v", r, err)
 	}
@@ -188,12 +190,12 @@ func TestScanProcess(t *testing.T) {
 		chunk  int
 	}
 	needles := []string{"QZQZQZ#!", "QZ", "\x7fELF", "\x00\x00\x00QZ", strings.Repeat("\x00", 4095) + "Q", "#!" + strings.Repeat("\x00", 30)}
-	got := map[key]*vm.ScanResult{}
+	got := map[key]*search.Result{}
 	for _, n := range needles {
 		for _, best := range []PopulatedBy{PopulatedByScan, PopulatedByPagemap} {
 			for _, chunk := range []int{0, 4096, 64 << 10} {
 				pm := openProcMem(t, p.Process.Pid, best)
-				got[key{n, best, chunk}] = scan(t, pm, small, []byte(n), vm.ScanOptions{Chunk: chunk, Workers: 2})
+				got[key{n, best, chunk}] = scan(t, pm, small, []byte(n), search.Options{Chunk: chunk, Workers: 2})
 				if notes := pm.Notes(); os.Geteuid() == 0 && len(notes) > 0 {
 					t.Errorf("notes %v", notes)
 				}
@@ -202,7 +204,7 @@ func TestScanProcess(t *testing.T) {
 	}
 	for _, best := range []PopulatedBy{PopulatedByScan, PopulatedByPagemap} {
 		pm := openProcMem(t, p.Process.Pid, best)
-		if r := scan(t, pm, all, []byte("QZQZQZ#!"), vm.ScanOptions{Workers: 2}); r.Count != got[key{"QZQZQZ#!", best, 0}].Count+17 {
+		if r := scan(t, pm, all, []byte("QZQZQZ#!"), search.Options{Workers: 2}); r.Count != got[key{"QZQZQZ#!", best, 0}].Count+17 {
 			t.Errorf("%d hits with the sparse mapping, %d without", r.Count, got[key{"QZQZQZ#!", best, 0}].Count)
 		}
 	}
@@ -240,7 +242,7 @@ func TestScanProcessZeros(t *testing.T) {
 	i := slices.IndexFunc(all, func(m vm.Mapping) bool { return m.Contains(p.at["sparse"]) })
 	before := p.footprint(t)
 	for _, best := range []PopulatedBy{PopulatedByScan, PopulatedByPagemap} {
-		r := scan(t, openProcMem(t, p.Process.Pid, best), all[i:i+1], make([]byte, 16), vm.ScanOptions{CountOnly: true})
+		r := scan(t, openProcMem(t, p.Process.Pid, best), all[i:i+1], make([]byte, 16), search.Options{CountOnly: true})
 		// Of each place but the last 15 all but those that see a needle: 17 of
 		// them, of which the first has only its own 8 bytes.
 		if want := uint64(256<<30) - 15 - 8 - 16*(8+15); all[i].Size == 256<<30 && r.Count != want {
@@ -333,9 +335,9 @@ func TestProcessGone(t *testing.T) {
 			if n, err := pm.ReadMemory(t.Context(), b, p.at["zeros"]); n != 8 || err != nil {
 				t.Fatal(n, err)
 			}
-			needle, _ := vm.NewBytes([]byte("QZQZQZ#!"))
+			needle, _ := search.NewBytes([]byte("QZQZQZ#!"))
 			over := false
-			r, err := vm.Scan(t.Context(), pm, ms, vm.ScanOptions{Matcher: needle, Chunk: 4096, Progress: func(done, total uint64) {
+			r, err := search.Scan(t.Context(), pm, ms, search.Options{Matcher: needle, Chunk: 4096, Progress: func(done, total uint64) {
 				if over || done < 1<<16 {
 					return
 				}
@@ -387,7 +389,7 @@ func TestScanRemappedProcess(t *testing.T) {
 	i := slices.IndexFunc(ms, func(m vm.Mapping) bool { return m.Contains(p.at["file"]) })
 	m := ms[i]
 	m.Start -= 1 << 40 // where nothing is
-	r := scan(t, openProcMem(t, p.Process.Pid, PopulatedByScan), []vm.Mapping{m}, []byte("QZQZQZ#!"), vm.ScanOptions{})
+	r := scan(t, openProcMem(t, p.Process.Pid, PopulatedByScan), []vm.Mapping{m}, []byte("QZQZQZ#!"), search.Options{})
 	if r.Count != 0 || r.SearchedBytes != 0 || len(r.Unread) != 1 || r.Unread[0].Range != m.Range {
 		t.Errorf("%+v", r)
 	}
@@ -426,7 +428,7 @@ func BenchmarkScanProcess(b *testing.B) {
 				pm := openProcMem(b, p.Process.Pid, PopulatedByScan)
 				b.SetBytes(int64(ms[0].Size))
 				for b.Loop() {
-					scan(b, pm, ms, []byte("a needle in a haystack"), vm.ScanOptions{Workers: workers, Chunk: chunk})
+					scan(b, pm, ms, []byte("a needle in a haystack"), search.Options{Workers: workers, Chunk: chunk})
 				}
 			})
 		}
@@ -459,7 +461,7 @@ func BenchmarkScanSparse(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			pm := openProcMem(b, p.Process.Pid, best)
 			for b.Loop() {
-				if r := scan(b, pm, ms, []byte("QZQZQZ#!"), vm.ScanOptions{}); r.Count != 17 {
+				if r := scan(b, pm, ms, []byte("QZQZQZ#!"), search.Options{}); r.Count != 17 {
 					b.Fatal(r.Count)
 				}
 			}

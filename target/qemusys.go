@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"dbgsh/pt"
+	"dbgsh/target/qemusys"
 	"dbgsh/vm"
 )
 
@@ -299,7 +300,7 @@ func (m *qemuMachine) physicalMap(c *cpu, why error) *vm.Map {
 }
 
 // mappingsOf is memory as a map shows it.
-func mappingsOf(blocks []vm.MemoryBlock) []vm.Mapping {
+func mappingsOf(blocks []qemusys.MemoryBlock) []vm.Mapping {
 	var ms []vm.Mapping
 	for _, b := range blocks {
 		perm := vm.KnownRead | vm.Read | vm.KnownWrite

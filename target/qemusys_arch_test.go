@@ -366,8 +366,8 @@ func (p *rvTables) phys(level, shift int, e rvEntry) uint64 {
 	return p.table(level - 1)
 }
 
-func (p *rvTables) image() *image {
-	m := &image{base: rvBase}
+func (p *rvTables) image() *fakeImage {
+	m := &fakeImage{base: rvBase}
 	put := func(table uint64, index int, entry uint64) {
 		if p.stride == 10 {
 			m.put32(table, index, uint32(entry))

@@ -135,7 +135,7 @@ func (c *atCase) blocks(h atHalf, level int) bool {
 }
 
 // table makes room for a table of so many bytes, a power of two.
-func (m *image) table(size int) uint64 {
+func (m *fakeImage) table(size int) uint64 {
 	pad := -len(m.b) & (size - 1)
 	at := m.base + uint64(len(m.b)+pad)
 	m.b = append(m.b, make([]byte, pad+size)...)
@@ -145,7 +145,7 @@ func (m *image) table(size int) uint64 {
 // atTables builds the tables of a half and returns where the root is. There is
 // one for each level, to which several entries of the one above lead, and in it
 // stands what a descriptor can be.
-func (m *image) atTables(c *atCase, h atHalf) uint64 {
+func (m *fakeImage) atTables(c *atCase, h atHalf) uint64 {
 	const outside = 0x1000000000 // where the machine has nothing
 	shared := uint64(aShared)
 	if c.tcr&aDS != 0 { // the bits have another meaning
@@ -331,7 +331,7 @@ func TestARM64Translation(t *testing.T) {
 		t.Fatalf("gcc: %v\n%s", err, text)
 	}
 	cases := slices.Clone(atCases)
-	tables := &image{base: atTables}
+	tables := &fakeImage{base: atTables}
 	for i := range cases {
 		c := &cases[i]
 		c.ttbr0, c.ttbr1 = tables.atTables(c, c.lower), tables.atTables(c, c.upper)|0x42<<48 // an ASID

@@ -1,6 +1,9 @@
 package target
 
-import "dbgsh/vm"
+import (
+	"dbgsh/target/qemusys"
+	"dbgsh/vm"
+)
 
 // span is a part of an address space, both ends included.
 type span struct {
@@ -47,7 +50,7 @@ const (
 
 // nameRegions tells which part of Linux's address space mappings are, where the
 // tables look like Linux's and the layout leaves no doubt. blocks is the machine's memory.
-func (a machineArch) nameRegions(ms []vm.Mapping, blocks []vm.MemoryBlock) {
+func (a machineArch) nameRegions(ms []vm.Mapping, blocks []qemusys.MemoryBlock) {
 	var ram uint64
 	for _, b := range blocks {
 		if b.Kind == "ram" {

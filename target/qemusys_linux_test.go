@@ -12,7 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"dbgsh/target/qemusys"
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // kernelFile is an unpacked Debian kernel by the name that .ci/kernels has for it.
@@ -172,7 +174,7 @@ func (d *debuggee) agree(m *vm.Map, cpu int, mem bool) {
 	if text, err = d.monitorOf(d.ctx, cpu, "info mem"); err != nil {
 		d.t.Fatal(err)
 	}
-	oracle, _, err := vm.ParseMonitorMem(text)
+	oracle, _, err := qemusys.ParseMonitorMem(text)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -318,13 +320,13 @@ func (d *debuggee) searches(m *vm.Map) {
 	}
 	defer mem.Close()
 	for _, needle := range []string{"dbgsh-guest-marker", "Linux version ", "\x7fELF"} {
-		matcher, err := vm.NewBytes([]byte(needle))
+		matcher, err := search.NewBytes([]byte(needle))
 		if err != nil {
 			d.t.Fatal(err)
 		}
 		var found [2][]string
 		for i, r := range []vm.Reader{mem, reader{mem}} {
-			res, err := vm.Scan(d.ctx, r, m.Mappings, vm.ScanOptions{Matcher: matcher})
+			res, err := search.Scan(d.ctx, r, m.Mappings, search.Options{Matcher: matcher})
 			if err != nil || res.Partial != nil {
 				d.t.Fatal(err, res.Partial)
 			}

@@ -13,16 +13,17 @@ import (
 
 	"dbgsh/pt"
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // hitsOf searches mappings, and is the addresses of the hits.
-func (d *debuggee) hitsOf(mem Memory, ms []vm.Mapping, needle string) (addrs []uint64, res *vm.ScanResult) {
+func (d *debuggee) hitsOf(mem Memory, ms []vm.Mapping, needle string) (addrs []uint64, res *search.Result) {
 	d.t.Helper()
-	matcher, err := vm.NewBytes([]byte(needle))
+	matcher, err := search.NewBytes([]byte(needle))
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	res, err = vm.Scan(d.ctx, mem, ms, vm.ScanOptions{Matcher: matcher, Workers: 2})
+	res, err = search.Scan(d.ctx, mem, ms, search.Options{Matcher: matcher, Workers: 2})
 	if err != nil || res.Partial != nil {
 		d.t.Fatal(err, res)
 	}
@@ -40,8 +41,8 @@ func TestSearchMachine(t *testing.T) {
 	data := make([]byte, 0x5000) // from 0x200000 on
 	copy(data[0x10:], needle)
 	copy(data[0x1000-5:], needle)
-	ram := &image{base: 0x200000, b: data}
-	hidden := &image{base: 0xa43000, b: []byte(needle)}
+	ram := &fakeImage{base: 0x200000, b: data}
+	hidden := &fakeImage{base: 0xa43000, b: []byte(needle)}
 	addr := startQEMU(t, "qemu-system-x86_64", "", "-cpu", "max", "-m", "16", "-S", "-device", tables.file(t), "-device", ram.file(t), "-device", hidden.file(t))
 	wish := KernelMapAuto
 	d := connect(t, addr, &wish)
@@ -150,7 +151,7 @@ func TestSearchMachineGently(t *testing.T) {
 	for _, backend := range []string{"memory-backend-ram", "memory-backend-memfd"} {
 		t.Run(backend, func(t *testing.T) {
 			const at = 0x2345000
-			data := &image{base: at, b: []byte("<the needle>")}
+			data := &fakeImage{base: at, b: []byte("<the needle>")}
 			addr := startQEMU(t, "qemu-system-x86_64", "", "-S", "-m", "256", "-object", backend+",id=m,size=256M", "-machine", "memory-backend=m", "-device", data.file(t))
 			wish := KernelMapAuto
 			d := connect(t, addr, &wish)
@@ -215,11 +216,11 @@ func TestMachineMemoryEnds(t *testing.T) {
 		n, err := p.ReadMemory(d.ctx, b, 0x100000)
 		return n == 0 && errors.Is(err, vm.ErrProcessGone)
 	})
-	matcher, err := vm.NewBytes([]byte("needle"))
+	matcher, err := search.NewBytes([]byte("needle"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := vm.Scan(d.ctx, p, p.Map.Mappings, vm.ScanOptions{Matcher: matcher})
+	res, err := search.Scan(d.ctx, p, p.Map.Mappings, search.Options{Matcher: matcher})
 	if err != nil || !errors.Is(res.Partial, vm.ErrProcessGone) {
 		t.Errorf("%+v, %v", res, err)
 	}
@@ -228,7 +229,7 @@ func TestMachineMemoryEnds(t *testing.T) {
 // Memory that is plugged in is there at the next look, in every way of looking.
 func TestMemoryIsPlugged(t *testing.T) {
 	const dimm = 1 << 32
-	tables := &image{base: 0x100000}
+	tables := &fakeImage{base: 0x100000}
 	tables.put(0x100000, 0, 0x101000|xP|xW)
 	tables.put(0x101000, 0, dimm|xP|xW)
 	tables.put(0x101000, 1, xPS|xP|xW)
@@ -258,7 +259,7 @@ func TestMemoryIsPlugged(t *testing.T) {
 // What lies behind more pages than are kept is read all the same.
 func TestSearchBehindManyPages(t *testing.T) {
 	const needle = "<the needle>"
-	tables := &image{base: 0x100000}
+	tables := &fakeImage{base: 0x100000}
 	tables.put(0x100000, 0, 0x101000|xP|xW)
 	tables.put(0x100000, 1, 0x105000|xP|xW)
 	for i := range 512 {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"dbgsh/pt"
+	"dbgsh/target/qemusys"
 	"dbgsh/vm"
 )
 
@@ -66,7 +67,7 @@ func (t *Target) monitorMap(ctx context.Context, inf *inferior) (*vm.Map, error)
 	case strings.HasPrefix(text, "PG disabled"), strings.HasPrefix(text, "No translation or protection"):
 		return m.physicalMap(c, pt.ErrPagingOff), nil
 	}
-	ms, ok, err := vm.ParseMonitorMem(text)
+	ms, ok, err := qemusys.ParseMonitorMem(text)
 	if err != nil {
 		return nil, fmt.Errorf("info mem: %w", err)
 	}

@@ -201,7 +201,7 @@ func TestMachineBehindProxy(t *testing.T) {
 // Whoever does not want to wait for a slow line does not have to, and the mode
 // is set back.
 func TestPhysicalModeOnASlowLine(t *testing.T) {
-	tables := &image{base: 0x100000}
+	tables := &fakeImage{base: 0x100000}
 	tables.put(0x100000, 0, 0x101000|xP|xW)
 	tables.put(0x101000, 0, 0x102000|xP|xW)
 	for i := range 200 {

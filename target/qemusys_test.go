@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"dbgsh/target/qemusys"
 	"dbgsh/vm"
 )
 
@@ -132,12 +133,12 @@ func (d *debuggee) physMode() string {
 }
 
 // image is physical memory from base on, in which tests build tables.
-type image struct {
+type fakeImage struct {
 	base uint64
 	b    []byte
 }
 
-func (m *image) put(table uint64, index int, entry uint64) {
+func (m *fakeImage) put(table uint64, index int, entry uint64) {
 	off := table - m.base + 8*uint64(index)
 	if need := int(off) + 8; need > len(m.b) {
 		m.b = append(m.b, make([]byte, need-len(m.b))...)
@@ -145,7 +146,7 @@ func (m *image) put(table uint64, index int, entry uint64) {
 	binary.LittleEndian.PutUint64(m.b[off:], entry)
 }
 
-func (m *image) put32(table uint64, index int, entry uint32) {
+func (m *fakeImage) put32(table uint64, index int, entry uint32) {
 	off := table - m.base + 4*uint64(index)
 	if need := int(off) + 4; need > len(m.b) {
 		m.b = append(m.b, make([]byte, need-len(m.b))...)
@@ -154,7 +155,7 @@ func (m *image) put32(table uint64, index int, entry uint32) {
 }
 
 // file writes the image for QEMU's loader.
-func (m *image) file(t testing.TB) string {
+func (m *fakeImage) file(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "tables.bin")
 	if err := os.WriteFile(path, m.b, 0o600); err != nil {
@@ -174,8 +175,8 @@ const (
 
 // x86Tables has several paging structures: at 0x100000 one of 4 levels, at
 // 0x110000 one of 5, at 0x120000 one of PAE, at 0x130000 one of 32 bits.
-func x86Tables() *image {
-	m := &image{base: 0x100000}
+func x86Tables() *fakeImage {
+	m := &fakeImage{base: 0x100000}
 	// 4 levels. PML4[0] to a PDPT by an entry without W, PML4[1] the same one
 	// with W and U, PML4[256] by NX; PML4[510] is the table itself.
 	m.put(0x100000, 0, 0x101000|xP|xU)
@@ -337,7 +338,7 @@ func TestX86Machine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	oracle, ok, err := vm.ParseMonitorMem(text)
+	oracle, ok, err := qemusys.ParseMonitorMem(text)
 	if err != nil || !ok {
 		t.Fatalf("%v\n%s", err, text)
 	}
@@ -516,7 +517,7 @@ func tlbLeaves(text string) []string {
 
 // selfRows is what the self-map in PML4[510] of the tables shows, computed
 // level by level from the image.
-func selfRows(t testing.TB, m *image) []string {
+func selfRows(t testing.TB, m *fakeImage) []string {
 	t.Helper()
 	entry := func(pa uint64, i int) uint64 {
 		off := pa - m.base + 8*uint64(i)

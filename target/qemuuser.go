@@ -13,7 +13,9 @@ import (
 	"sync"
 
 	"dbgsh/target/mi"
+	"dbgsh/target/proc"
 	"dbgsh/vm"
+	"dbgsh/vm/image"
 )
 
 // QEMUUserMap says where the memory map of a program in QEMU's user mode is
@@ -34,7 +36,7 @@ type guest struct {
 	t     *Target
 	stub  gdbMemory
 	tid   string // of QEMU's thread, as the stub says; "" for unknown
-	aux   vm.Auxv
+	aux   image.Auxv
 	exec  string // AT_EXECFN's string, "" for unknown
 	class elf.Class
 	order binary.ByteOrder
@@ -58,7 +60,7 @@ func (t *Target) newGuest(ctx context.Context, inf *inferior, tid string) (*gues
 		return nil, err
 	}
 	g.aux = parseInfoAuxv(text)
-	if at, ok := g.aux.Get(vm.AuxExecFn); ok {
+	if at, ok := g.aux.Get(image.AuxExecFn); ok {
 		if g.exec, err = g.cString(ctx, at); err != nil {
 			return nil, err
 		}
@@ -89,8 +91,8 @@ func (g *guest) cString(ctx context.Context, addr uint64) (string, error) {
 // parseInfoAuxv reads what GDB's info auxv prints: a line for each entry, with
 // its type, the type's name, a description, the value, and the string behind
 // it where that is one.
-func parseInfoAuxv(text string) vm.Auxv {
-	var aux vm.Auxv
+func parseInfoAuxv(text string) image.Auxv {
+	var aux image.Auxv
 	for line := range strings.Lines(text) {
 		// No description has a quote.
 		entry, _, _ := strings.Cut(line, ` "`)
@@ -100,8 +102,8 @@ func parseInfoAuxv(text string) vm.Auxv {
 		}
 		typ, err1 := strconv.ParseUint(f[0], 10, 64)
 		value, err2 := strconv.ParseUint(f[len(f)-1], 0, 64)
-		if err1 == nil && err2 == nil && vm.AuxType(typ) != vm.AuxNull {
-			aux = append(aux, vm.AuxValue{Type: vm.AuxType(typ), Value: value})
+		if err1 == nil && err2 == nil && image.AuxType(typ) != image.AuxNull {
+			aux = append(aux, image.AuxValue{Type: image.AuxType(typ), Value: value})
 		}
 	}
 	return aux
@@ -275,7 +277,7 @@ func (g *guest) stubMap(ctx context.Context) (*vm.Map, error) {
 	if err != nil {
 		return nil, fmt.Errorf("get %s from the stub: %w", path, err)
 	}
-	ms, err := vm.ParseMaps(text)
+	ms, err := proc.ParseMaps(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s on the stub's side: %w", path, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"dbgsh/vm"
+	"dbgsh/vm/image"
 )
 
 const (
@@ -57,13 +58,13 @@ func (s *guesser) late() bool {
 // guessMap is what the auxiliary vector, ELF headers in memory, the dynamic
 // linker's list and trying out addresses near what these name lead to.
 func (g *guest) guessMap(ctx context.Context) (*vm.Map, error) {
-	phdr, ok := g.aux.Get(vm.AuxPhdr)
-	num, _ := g.aux.Get(vm.AuxPhnum)
+	phdr, ok := g.aux.Get(image.AuxPhdr)
+	num, _ := g.aux.Get(image.AuxPhnum)
 	if !ok {
 		return nil, errors.New("the stub hands over no auxiliary vector to start from")
 	}
 	s := &guesser{g: g, ctx: ctx, until: time.Now().Add(guessTime), page: g.aux.PageSize(), pages: map[uint64]bool{}}
-	exe, err := vm.ReadImagePhdrs(ctx, s, g.class, g.order, phdr, num)
+	exe, err := image.ReadImagePhdrs(ctx, s, g.class, g.order, phdr, num)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func (g *guest) guessMap(ctx context.Context) (*vm.Map, error) {
 		}
 	}
 	s.nameHeap(exe)
-	if head, err := vm.ReadImage(ctx, s.g.stub, g.guestPage(phdr)); err == nil && head.Machine == elf.EM_X86_64 && g.addressBits() == 64 {
+	if head, err := image.ReadImage(ctx, s.g.stub, g.guestPage(phdr)); err == nil && head.Machine == elf.EM_X86_64 && g.addressBits() == 64 {
 		s.add(vsyscall())
 	}
 	note := "guessed from ELF headers in memory and by trying out addresses near them; more may be mapped, memory without read access is not seen, ? is not known"
@@ -164,7 +165,7 @@ func (s *guesser) reach(addr, limit uint64, down bool) (n uint64, err error) {
 
 // images adds the program, its interpreter, the vDSO and what the dynamic
 // linker lists.
-func (s *guesser) images(exe *vm.Image) error {
+func (s *guesser) images(exe *image.Image) error {
 	if err := s.image(exe, s.g.exec); err != nil {
 		return err
 	}
@@ -172,7 +173,7 @@ func (s *guesser) images(exe *vm.Image) error {
 		if base == 0 || s.known(base) {
 			return nil
 		}
-		img, err := vm.ReadImage(s.ctx, s, base)
+		img, err := image.ReadImage(s.ctx, s, base)
 		switch {
 		case errors.Is(err, errTimeUp) || s.ctx.Err() != nil:
 			return err
@@ -181,12 +182,12 @@ func (s *guesser) images(exe *vm.Image) error {
 		}
 		return s.image(img, name)
 	}
-	if base, ok := s.g.aux.Get(vm.AuxBase); ok {
+	if base, ok := s.g.aux.Get(image.AuxBase); ok {
 		if err := at(base, exe.Interp(s.ctx)); err != nil {
 			return err
 		}
 	}
-	if base, ok := s.g.aux.Get(vm.AuxSysinfoEhdr); ok {
+	if base, ok := s.g.aux.Get(image.AuxSysinfoEhdr); ok {
 		if err := at(base, "[vdso]"); err != nil {
 			return err
 		}
@@ -205,8 +206,8 @@ func (s *guesser) images(exe *vm.Image) error {
 }
 
 // image adds the segments of an image that can be read.
-func (s *guesser) image(img *vm.Image, name string) error {
-	parts, err := img.Mappings(vm.Loaded{Bias: img.Bias, Page: s.page, Name: name})
+func (s *guesser) image(img *image.Image, name string) error {
+	parts, err := img.Mappings(image.Loaded{Bias: img.Bias, Page: s.page, Name: name})
 	if err != nil {
 		return nil // the program has mapped it in its own way
 	}
@@ -248,8 +249,8 @@ func (s *guesser) image(img *vm.Image, name string) error {
 }
 
 // stacks adds the stack, and what the stack pointer points into.
-func (s *guesser) stacks(exe *vm.Image) error {
-	if at, ok := s.g.aux.Get(vm.AuxRandom); ok {
+func (s *guesser) stacks(exe *image.Image) error {
+	if at, ok := s.g.aux.Get(image.AuxRandom); ok {
 		run, err := s.around(at)
 		if err != nil {
 			return err
@@ -452,7 +453,7 @@ func (s *guesser) sweepDown(first, last, quiet uint64) error {
 }
 
 // nameHeap names the memory right behind the program.
-func (s *guesser) nameHeap(exe *vm.Image) {
+func (s *guesser) nameHeap(exe *image.Image) {
 	span := exe.Span(s.page)
 	end := (span.Start + exe.Bias + span.Size) & s.g.last()
 	for i := range s.rows {

@@ -14,7 +14,9 @@ import (
 	"strconv"
 	"strings"
 
+	"dbgsh/target/proc"
 	"dbgsh/vm"
+	"dbgsh/vm/image"
 )
 
 // qemuHost is a QEMU in user mode on this machine, with a guest in its memory.
@@ -22,7 +24,7 @@ type qemuHost struct {
 	g     *guest
 	tid   int
 	base  uint64 // guest_base: what lies at an address of the guest's lies so much higher in QEMU
-	smaps []vm.Smap
+	smaps []proc.Smap
 }
 
 // openHost finds QEMU's process by the thread that the stub names, and what
@@ -45,10 +47,10 @@ func (g *guest) openHost(ctx context.Context) (*qemuHost, error) {
 		return nil, err
 	}
 	h := &qemuHost{g: g, tid: tid}
-	if h.smaps, err = vm.ParseSmaps(text); err != nil {
+	if h.smaps, err = proc.ParseSmaps(text); err != nil {
 		return nil, fmt.Errorf("%s: %w", procPath(tid, "smaps"), err)
 	}
-	random, ok := g.aux.Get(vm.AuxRandom)
+	random, ok := g.aux.Get(image.AuxRandom)
 	if !ok {
 		return nil, errors.New("the stub does not say where AT_RANDOM is")
 	}
@@ -83,7 +85,7 @@ func (g *guest) openHost(ctx context.Context) (*qemuHost, error) {
 // program's headers to a file mapped from its start.
 func (h *qemuHost) bases() []uint64 {
 	bases := []uint64{0}
-	phdr, ok := h.g.aux.Get(vm.AuxPhdr)
+	phdr, ok := h.g.aux.Get(image.AuxPhdr)
 	if !ok {
 		return bases
 	}
@@ -374,7 +376,7 @@ type rebuilt struct {
 
 // loadedImage is an ELF file that is laid out in the guest's memory.
 type loadedImage struct {
-	*vm.Image
+	*image.Image
 	byQEMU bool // loaded by QEMU, as the kernel does; else by the guest
 	name   string
 	inode  uint64
@@ -394,14 +396,14 @@ func (r *rebuilt) findImages() error {
 	defer mem.Close()
 	aux := r.h.g.aux
 	byQEMU := map[uint64]string{} // address of the file's first byte: name to give
-	entry, hasEntry := aux.Get(vm.AuxEntry)
-	if phdr, ok := aux.Get(vm.AuxPhdr); ok {
+	entry, hasEntry := aux.Get(image.AuxEntry)
+	if phdr, ok := aux.Get(image.AuxPhdr); ok {
 		byQEMU[r.h.g.guestPage(phdr)] = ""
 	}
-	if base, ok := aux.Get(vm.AuxBase); ok && base != 0 {
+	if base, ok := aux.Get(image.AuxBase); ok && base != 0 {
 		byQEMU[base] = ""
 	}
-	if vdso, ok := aux.Get(vm.AuxSysinfoEhdr); ok && vdso != 0 {
+	if vdso, ok := aux.Get(image.AuxSysinfoEhdr); ok && vdso != 0 {
 		byQEMU[vdso] = "[vdso]"
 	}
 	for _, row := range r.rows {
@@ -409,7 +411,7 @@ func (r *rebuilt) findImages() error {
 		if !loader && (row.Inode == 0 || row.Offset != 0) || row.Perm.IsNot(vm.Read) {
 			continue
 		}
-		img, err := vm.ReadImage(r.ctx, mem, row.Start)
+		img, err := image.ReadImage(r.ctx, mem, row.Start)
 		if r.ctx.Err() != nil {
 			return r.ctx.Err()
 		}
@@ -417,7 +419,7 @@ func (r *rebuilt) findImages() error {
 			continue
 		}
 		l := loadedImage{Image: img, byQEMU: loader, name: name, inode: row.Inode}
-		if l.parts, err = img.Mappings(vm.Loaded{Bias: img.Bias, Page: aux.PageSize(), Name: "file"}); err != nil {
+		if l.parts, err = img.Mappings(image.Loaded{Bias: img.Bias, Page: aux.PageSize(), Name: "file"}); err != nil {
 			continue
 		}
 		if loader || r.laidOut(&l) {
@@ -594,7 +596,7 @@ const (
 // name names the stack, the heap and what is where by the machine's rules.
 func (r *rebuilt) name() {
 	g := r.h.g
-	if at, ok := g.aux.Get(vm.AuxRandom); ok {
+	if at, ok := g.aux.Get(image.AuxRandom); ok {
 		if i := r.at(at); i >= 0 && r.rows[i].Inode == 0 {
 			r.within(g.stackIn(r.rows[i].Range), func(p *hostPiece) {
 				p.Name = "[stack]"
@@ -641,8 +643,8 @@ func vsyscall() vm.Mapping {
 // to the page in which AT_EXECFN's string ends, which QEMU puts at its top
 // (linux-user/elfload.c, load_elf_binary).
 func (g *guest) stackIn(r vm.Range) vm.Range {
-	at, _ := g.aux.Get(vm.AuxRandom)
-	if exec, ok := g.aux.Get(vm.AuxExecFn); ok && r.Contains(exec) && r.Contains(exec+uint64(len(g.exec))) {
+	at, _ := g.aux.Get(image.AuxRandom)
+	if exec, ok := g.aux.Get(image.AuxExecFn); ok && r.Contains(exec) && r.Contains(exec+uint64(len(g.exec))) {
 		at = exec + uint64(len(g.exec))
 	}
 	last := at | (g.aux.PageSize() - 1)

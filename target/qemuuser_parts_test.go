@@ -10,7 +10,9 @@ import (
 
 	"pgregory.net/rapid"
 
+	"dbgsh/target/proc"
 	"dbgsh/vm"
+	"dbgsh/vm/image"
 )
 
 func TestParseInfoAuxv(t *testing.T) {
@@ -22,9 +24,9 @@ func TestParseInfoAuxv(t *testing.T) {
 15   AT_PLATFORM          String identifying platform    0x5502827a58 "aarch64"
 0    AT_NULL              End of vector                  0x0
 `
-	want := vm.Auxv{
-		{Type: vm.AuxSysinfoEhdr, Value: 0x7ffff7fc1000}, {Type: vm.AuxPageSize, Value: 4096}, {Type: 23}, {Type: 44, Value: 1<<64 - 1},
-		{Type: vm.AuxExecFn, Value: 0x5502827fea}, {Type: 15, Value: 0x5502827a58},
+	want := image.Auxv{
+		{Type: image.AuxSysinfoEhdr, Value: 0x7ffff7fc1000}, {Type: image.AuxPageSize, Value: 4096}, {Type: 23}, {Type: 44, Value: 1<<64 - 1},
+		{Type: image.AuxExecFn, Value: 0x5502827fea}, {Type: 15, Value: 0x5502827a58},
 	}
 	if got := parseInfoAuxv(text); !slices.Equal(got, want) {
 		t.Errorf("%#x", got)
@@ -67,7 +69,7 @@ func hostOf(t testing.TB, base uint64, class elf.Class, lines string) (h *qemuHo
 		if len(f) == 0 {
 			continue
 		}
-		var m vm.Smap
+		var m proc.Smap
 		var inode uint64
 		var start, pages uint64
 		if _, err := fmt.Sscanf(line, "%x %d %s %d", &start, &pages, &f[2], &inode); err != nil || len(f) != 5 {
@@ -204,7 +206,7 @@ func TestHostPieces(t *testing.T) {
 			at += rapid.Uint64Range(0, 9).Draw(t, "gap")
 			size := rapid.Uint64Range(1, 9).Draw(t, "size")
 			m := vm.Mapping{Range: vm.Range{Start: at * page, Size: size * page}, Offset: uint64(i+1) << 40, Inode: 1}
-			h.smaps = append(h.smaps, vm.Smap{Mapping: m})
+			h.smaps = append(h.smaps, proc.Smap{Mapping: m})
 			for k := range size {
 				host[at+k] = m.Offset + k*page
 			}

@@ -18,7 +18,10 @@ import (
 	"time"
 
 	"dbgsh/target/mi"
+	"dbgsh/target/proc"
 	"dbgsh/vm"
+	"dbgsh/vm/image"
+	"dbgsh/vm/search"
 )
 
 // machine is what guests are built and run for.
@@ -440,7 +443,7 @@ func (d *qemuDebuggee) sameProbes(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	phdr, _ := g.aux.Get(vm.AuxPhdr)
+	phdr, _ := g.aux.Get(image.AuxPhdr)
 	addrs := []uint64{phdr, 0, d.needle(t), g.last(), phdr}
 	want := []bool{true, false, true, false, true}
 	for _, g.noPython = range []bool{false, true} {
@@ -545,11 +548,11 @@ func (d *qemuDebuggee) needle(t testing.TB) uint64 {
 // find searches the memory.
 func (d *qemuDebuggee) find(t testing.TB, mem vm.Reader, m *vm.Map, text string) (at []uint64) {
 	t.Helper()
-	matcher, err := vm.NewBytes([]byte(text))
+	matcher, err := search.NewBytes([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := vm.Scan(d.ctx, mem, m.Mappings, vm.ScanOptions{Matcher: matcher})
+	res, err := search.Scan(d.ctx, mem, m.Mappings, search.Options{Matcher: matcher})
 	if err != nil || res.Partial != nil || len(res.Notes) > 0 {
 		t.Errorf("search: %v, %+v", err, res)
 	}
@@ -608,7 +611,7 @@ func (d *qemuDebuggee) sameAsOwn(t testing.TB) {
 	if len(maps) != 3 {
 		t.Fatalf("the guest printed\n%s", d.qemu.out)
 	}
-	own, err := vm.ParseMaps([]byte(maps[1]))
+	own, err := proc.ParseMaps([]byte(maps[1]))
 	if err != nil {
 		t.Fatal(err)
 	}

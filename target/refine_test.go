@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // A search that is longer than a preview, and looking again at hits, must not
@@ -18,20 +19,20 @@ func TestRefineLeavesProcessAlone(t *testing.T) {
 	for _, needle := range []string{"QZQZQZ#!", "QZQZQZ#!" + strings.Repeat("\x00", 30), strings.Repeat("\x00", 5000)} {
 		for _, best := range []PopulatedBy{PopulatedByScan, PopulatedByPagemap} {
 			pm := openProcMem(t, p.Process.Pid, best)
-			found := scan(t, pm, ms, []byte(needle), vm.ScanOptions{Skip: 4096})
+			found := scan(t, pm, ms, []byte(needle), search.Options{Skip: 4096})
 			if found.Count == 0 {
 				t.Fatalf("%.8q: no hits", needle)
 			}
-			exact, err := vm.NewBytes([]byte(needle))
+			exact, err := search.NewBytes([]byte(needle))
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, o := range []vm.RefineOptions{{Change: vm.Unchanged}, {Matcher: exact}} {
-				again, err := vm.Refine(t.Context(), pm, ms, vm.TakeSnapshot(found), o)
+			for _, o := range []search.RefineOptions{{Change: search.Unchanged}, {Matcher: exact}} {
+				again, err := search.Refine(t.Context(), pm, ms, search.TakeSnapshot(found), o)
 				if err != nil || again.Partial != nil {
 					t.Fatalf("%+v, %v", again, err)
 				}
-				if !slices.Equal(addresses(found), addresses(&again.ScanResult)) {
+				if !slices.Equal(addresses(found), addresses(&again.Result)) {
 					t.Errorf("%.8q %+v: %d hits, %d again", needle, o, found.Count, again.Count)
 				}
 			}
@@ -56,13 +57,13 @@ func TestSearchBehindGDBServerStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mem.Close()
-	zeros, err := vm.NewBytes(make([]byte, 4))
+	zeros, err := search.NewBytes(make([]byte, 4))
 	if err != nil {
 		t.Fatal(err)
 	}
 	progress := 0
-	o := vm.ScanOptions{Matcher: zeros, Limit: 3, Progress: func(uint64, uint64) { progress++ }}
-	got, err := vm.Scan(d.ctx, mem, m.Mappings, o)
+	o := search.Options{Matcher: zeros, Limit: 3, Progress: func(uint64, uint64) { progress++ }}
+	got, err := search.Scan(d.ctx, mem, m.Mappings, o)
 	if err != nil || got.Partial != nil || got.Count != 3 || !got.LimitReached || progress == 0 {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -74,7 +75,7 @@ func TestSearchBehindGDBServerStops(t *testing.T) {
 			cancel()
 		}
 	}
-	got, err = vm.Scan(ctx, mem, m.Mappings, o)
+	got, err = search.Scan(ctx, mem, m.Mappings, o)
 	if err != nil || got.Partial == nil || got.Count == 0 {
 		t.Errorf("interrupted: %+v, %v", got, err)
 	}
@@ -88,12 +89,12 @@ func TestSearchAddedPagesWithoutProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mem.Close()
-	needle, err := vm.NewBytes([]byte("zq"))
+	needle, err := search.NewBytes([]byte("zq"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	added := vm.Mapping{Range: vm.Range{Start: 0x100000, Size: 256 << 20}, Source: vm.SourceUser}
-	got, err := vm.Scan(d.ctx, mem, []vm.Mapping{added}, vm.ScanOptions{Matcher: needle})
+	got, err := search.Scan(d.ctx, mem, []vm.Mapping{added}, search.Options{Matcher: needle})
 	if err != nil || got.Partial != nil || len(got.Unread) != 1 || got.Unread[0].Range != added.Range {
 		t.Fatalf("%+v, %v", got, err)
 	}

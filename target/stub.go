@@ -9,8 +9,10 @@ import (
 	"strconv"
 	"strings"
 
+	"dbgsh/target/gdb"
 	"dbgsh/target/mi"
 	"dbgsh/vm"
+	"dbgsh/vm/image"
 )
 
 // stubMap is what is declared of the memory behind a stub that has no map: the
@@ -26,7 +28,7 @@ func (t *Target) stubMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
 	if err != nil {
 		return nil, err
 	}
-	regions, err := vm.ParseInfoMem(text)
+	regions, err := gdb.ParseInfoMem(text)
 	if err != nil {
 		return nil, fmt.Errorf("info mem: %w", err)
 	}
@@ -55,14 +57,14 @@ func programSegments(path string) ([]vm.Mapping, error) {
 		return nil, err
 	}
 	defer f.Close()
-	image, err := vm.ReadELF(f)
+	file, err := image.ReadELF(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if image.Type == elf.ET_DYN {
+	if file.Type == elf.ET_DYN {
 		return nil, fmt.Errorf("%s can be loaded anywhere, so its segments are left out; vmmap_load --base ADDR adds them", path)
 	}
-	ms, err := image.Mappings(vm.Loaded{Page: 1, Name: path, BSSName: path})
+	ms, err := file.Mappings(image.Loaded{Page: 1, Name: path, BSSName: path})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -98,7 +100,7 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 	if ptr == 4 {
 		last = math.MaxUint32
 	}
-	found, err := vm.Explore(ctx, newGDBMemory(t, false), addr, last, explorePage, limit)
+	found, err := Explore(ctx, newGDBMemory(t, false), addr, last, explorePage, limit)
 	return vm.Mapping{
 		Range: found.Range, Perm: vm.KnownRead | vm.Read, Name: "<explored>", Source: vm.SourceExplored,
 	}, found.Cut, err

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // stub plays a bare machine behind a remote stub: memory that can be read, the
@@ -163,12 +164,12 @@ func TestStubWithoutMap(t *testing.T) {
 		}
 	}
 	s.forget()
-	matcher, err := vm.NewBytes([]byte{1, 1, 2, 2})
+	matcher, err := search.NewBytes([]byte{1, 1, 2, 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	declared := vm.Range{Start: 0x20000800, Size: 0x2000}
-	res, err := vm.Scan(d.ctx, mem, []vm.Mapping{{Range: declared, Source: vm.SourceUser}}, vm.ScanOptions{Matcher: matcher})
+	res, err := search.Scan(d.ctx, mem, []vm.Mapping{{Range: declared, Source: vm.SourceUser}}, search.Options{Matcher: matcher})
 	if err != nil || res.Count != 1 || res.Hits.At(0).Address != 0x20001ffe || res.SearchedBytes != declared.Size {
 		t.Errorf("got %+v, %v", res, err)
 	}

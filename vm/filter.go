@@ -17,7 +17,7 @@ type Region struct {
 	rng   Range
 	re    *regexp.Regexp
 	sub   string
-	hits  *Hits
+	set   AddressSet
 	given string // as the user wrote it
 }
 
@@ -29,7 +29,7 @@ const (
 	regionRange
 	regionRegexp
 	regionName
-	regionHits
+	regionSet
 )
 
 // AddrRegion selects the mappings that hold addr; given is the user's word for it.
@@ -45,6 +45,18 @@ func RangeRegion(r Range) Region {
 // NameRegion selects the mappings whose name contains sub.
 func NameRegion(sub string) Region {
 	return Region{kind: regionName, sub: sub, given: sub}
+}
+
+// AddressSet is many addresses, such as those that a search found.
+type AddressSet interface {
+	// AnyIn reports whether one of the addresses lies in r.
+	AnyIn(r Range) bool
+}
+
+// SetRegion selects the mappings that hold one of the addresses; given names
+// them, as part of a sentence.
+func SetRegion(set AddressSet, given string) Region {
+	return Region{kind: regionSet, set: set, given: given}
 }
 
 // RegexpRegion selects the mappings in whose name expr, in the syntax of
@@ -124,8 +136,8 @@ func (r Region) String() string {
 		return fmt.Sprintf("has a name that matches /%s/", r.given)
 	case regionName:
 		return fmt.Sprintf("has a name that contains %q", r.given)
-	case regionHits:
-		return "holds a hit of the last search (" + r.given + ")"
+	case regionSet:
+		return "holds one of " + r.given
 	}
 	return "is selected"
 }
@@ -151,8 +163,8 @@ func (r Region) Part(m *Mapping) Range {
 		if m.named(r.sub) {
 			return m.Range
 		}
-	case regionHits:
-		if i := r.hits.lower(m.Start); i < r.hits.Len() && m.Contains(r.hits.address(i)) {
+	case regionSet:
+		if r.set.AnyIn(m.Range) {
 			return m.Range
 		}
 	}

@@ -1,12 +1,10 @@
 // Package vm says what the memory map of a debuggee is: permissions, mappings,
-// maps and the parsers that make them, the filters that select from them, the
-// session's cache of them, and the scanner that searches what they cover. It is
-// pure: it knows no GDB, no terminal, and keeps no state of its own but in the
-// values it hands out.
+// ranges, maps, the filters that select from them, the session's cache of them,
+// and what a reader of memory is and may be able to do. It is pure: it knows no
+// GDB, no terminal, and keeps no state of its own but in the values it hands out.
 package vm
 
 import (
-	"context"
 	"fmt"
 	"math/bits"
 	"strconv"
@@ -36,6 +34,18 @@ const (
 	SourceMonitor    Source = "monitor"     // "info mem" of QEMU's monitor, page tables as well
 	SourceMachine    Source = "machine"     // the physical memory of a machine in QEMU
 )
+
+// Rank says which of two overlapping mappings knows more of a byte, its name
+// above all: what was read of the debuggee, what the user says, or nothing.
+func (s Source) Rank() int {
+	switch s {
+	case SourceNone:
+		return 0
+	case SourceUser, SourceELF, SourceExplored:
+		return 1
+	}
+	return 2
+}
 
 // Range is the half-open range of Size bytes from Start. It never wraps;
 // Start+Size may be 2^64.
@@ -230,11 +240,4 @@ func Escape(raw string) string {
 		i += n
 	}
 	return b.String()
-}
-
-// Reader reads the memory of the debuggee. n < len(p) means that the byte at
-// addr+n cannot be read; err then says why, or is nil where that is all there
-// is to say. A cancelled context ends the read with the context's error.
-type Reader interface {
-	ReadMemory(ctx context.Context, p []byte, addr uint64) (n int, err error)
 }

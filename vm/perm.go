@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -56,6 +57,26 @@ func (p Perm) String() string {
 	}
 	return string(b[:])
 }
+
+// ParsePerm reads the four letters with which Linux and GDB show permissions that
+// are all known, as in r-xp (proc_pid_maps(5)).
+func ParsePerm(letters []byte) (Perm, error) {
+	if len(letters) != 4 {
+		return 0, errNoPerm
+	}
+	p := KnownAll
+	for i, c := range letters {
+		switch {
+		case c == "rwxs"[i]:
+			p |= Read << i
+		case c != "---p"[i]:
+			return 0, errNoPerm
+		}
+	}
+	return p, nil
+}
+
+var errNoPerm = errors.New("no permissions")
 
 // ParseAccess reads a set of the letters r, w and x, in any order, as a Perm
 // whose access bits are known and whose sharing is not. The empty string and

@@ -21,6 +21,7 @@ import (
 
 	"dbgsh/target"
 	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // bench is what the benchmarks run: dbgsh as it is built for users, and
@@ -257,13 +258,13 @@ func BenchmarkSearch(b *testing.B) {
 	mappings := []vm.Mapping{{
 		Range: vm.Range{Start: start, Size: size}, Perm: vm.KnownAll | vm.Read | vm.Write, Source: vm.SourceProcfs,
 	}}
-	matcher, err := vm.NewBytes(needle)
+	matcher, err := search.NewBytes(needle)
 	if err != nil {
 		b.Fatal(err)
 	}
 	scan := func(workers int) func() {
 		return func() {
-			res, err := vm.Scan(ctx, memory, mappings, vm.ScanOptions{Matcher: matcher, Workers: workers})
+			res, err := search.Scan(ctx, memory, mappings, search.Options{Matcher: matcher, Workers: workers})
 			if err != nil || res.Partial != nil || res.SearchedBytes != size || res.Hits.Len() != 1 || res.Hits.At(0).Address != last {
 				b.Fatalf("the scan found %+v, %v", res, err)
 			}

@@ -1,0 +1,62 @@
+package target
+
+import (
+	"context"
+
+	"dbgsh/vm"
+)
+
+// Explored is the readable memory around an address.
+type Explored struct {
+	vm.Range
+	// Cut says that the limit was reached: what lies beyond was not read.
+	Cut bool
+}
+
+// Explore reads one byte of each page of size page (a power of two), from the
+// one that holds addr upwards and then downwards, until one cannot be read or
+// limit bytes have been seen. The range is empty where addr itself cannot be
+// read. It never goes beyond the address last, nor wraps. A reader that says why
+// it cannot read ends it with that error.
+func Explore(ctx context.Context, r vm.Reader, addr, last, page, limit uint64) (Explored, error) {
+	limit = max(limit, page)
+	var b [1]byte
+	readable := func(at uint64) (bool, error) {
+		n, err := r.ReadMemory(ctx, b[:], at)
+		return n == 1, err
+	}
+	first := addr &^ (page - 1)
+	ok, err := readable(first)
+	if err != nil || !ok {
+		return Explored{}, err
+	}
+	found := Explored{Range: vm.Range{Start: first, Size: page}}
+	for up := true; ; {
+		next := found.Start - page
+		atEnd := found.Start == 0
+		if up {
+			next = found.Last() + 1
+			atEnd = found.Last() >= last
+		}
+		ok := false
+		if !atEnd {
+			if found.Size+page > limit {
+				found.Cut = true // not even looked at: it is beyond what was allowed
+				return found, nil
+			}
+			if ok, err = readable(next); err != nil {
+				return Explored{}, err
+			}
+		}
+		switch {
+		case ok && up:
+			found.Size += page
+		case ok:
+			found.Start, found.Size = next, found.Size+page
+		case up:
+			up = false
+		default:
+			return found, nil
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package proc
+
+import (
+	"bytes"
+	"strings"
+
+	"dbgsh/vm"
+)
+
+// Smap is one mapping of /proc/PID/smaps.
+type Smap struct {
+	vm.Mapping
+	// VMFlags are the kernel's two-letter flags between single spaces, as in
+	// "rd wr mr mw me ac sd"; "" where the kernel shows none.
+	VMFlags string
+}
+
+// HasFlag reports whether the kernel shows the two-letter flag.
+func (s *Smap) HasFlag(flag string) bool {
+	for rest := s.VMFlags; rest != ""; {
+		var f string
+		if f, rest, _ = strings.Cut(rest, " "); f == flag {
+			return true
+		}
+	}
+	return false
+}
+
+// ParseSmaps reads the text of /proc/PID/smaps, proc_pid_smaps(5). The error is
+// a *ParseError.
+func ParseSmaps(text []byte) ([]Smap, error) {
+	var ms []Smap
+	for line := 1; len(text) > 0; line++ {
+		row, rest, _ := bytes.Cut(text, []byte{'\n'})
+		text = rest
+		// A field is "Name:  value"; the first word of a mapping holds no colon.
+		key, value, _ := bytes.Cut(row, []byte{' '})
+		if !bytes.HasSuffix(key, []byte{':'}) {
+			m, why := parseMapsLine(row)
+			if why != "" {
+				return nil, &vm.ParseError{Line: line, Text: string(row), Why: why}
+			}
+			ms = append(ms, Smap{Mapping: m})
+			continue
+		}
+		if len(ms) == 0 {
+			return nil, &vm.ParseError{Line: line, Text: string(row), Why: "a field before any mapping"}
+		}
+		if string(key) == "VmFlags:" {
+			ms[len(ms)-1].VMFlags = string(bytes.TrimSpace(value))
+		}
+	}
+	return ms, nil
+}

@@ -1,0 +1,500 @@
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dbgsh/vm"
+)
+
+// coreProgram has odd mappings of every kind, and a known text in some.
+const coreProgram = `
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static char bss[300000];
+static char data[8192] = "data of the program";
+
+static void *wait_(void *p) { for (;;) pause(); return p; }
+
+static char *map(int pages, int flags, int fd) {
+  return mmap(0, pages * 4096, PROT_READ | PROT_WRITE, flags, fd, 0);
+}
+
+int main(int argc, char **argv) {
+#ifndef ONE_THREAD
+  pthread_t t;
+  for (int i = 0; i < 3; i++) pthread_create(&t, 0, wait_, 0);
+#endif
+  memset(bss, 1, sizeof bss);
+  strcpy(malloc(5000), "text on the heap");
+  char *p = map(8, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+  strcpy(p, "anonymous text");
+  mprotect(p + 1 * 4096, 4096, PROT_WRITE);
+  mprotect(p + 3 * 4096, 4096, PROT_EXEC);
+  mprotect(p + 5 * 4096, 4096, PROT_NONE);
+  mmap(0, 5 * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  map(3, MAP_SHARED | MAP_ANONYMOUS, -1);
+  int fd = open(" odd \x1b\xff name ", O_RDWR | O_CREAT, 0600);
+  ftruncate(fd, 4096 * 9);
+  strcpy(map(3, MAP_SHARED, fd), "shared text");
+  mmap(0, 2 * 4096, PROT_READ, MAP_PRIVATE, fd, 4096 * 2);
+  strcpy(map(1, MAP_PRIVATE, fd), "private text");
+  fd = open("gone", O_RDWR | O_CREAT, 0600);
+  ftruncate(fd, 4096);
+  unlink("gone");
+  map(1, MAP_SHARED, fd);
+  write(1, "ready\n", 6);
+  wait_(data);
+}
+`
+
+// need skips the test where a tool is missing, or fails it where tools must be there.
+func need(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("DBGSH_TEST_REQUIRE") == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+func needTool(t *testing.T, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		need(t, "%s is not installed", name)
+	}
+}
+
+// buildC builds coreProgram in dir.
+func buildC(t *testing.T, dir, cc string, flags ...string) string {
+	t.Helper()
+	needTool(t, cc)
+	src, exe := filepath.Join(dir, "prog.c"), filepath.Join(dir, "prog")
+	if err := os.WriteFile(src, []byte(coreProgram), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"-O1", "-w", "-pthread", "-o", exe, src}, flags...)
+	if out, err := exec.CommandContext(t.Context(), cc, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v\n%s", cc, args, err, out)
+	}
+	return exe
+}
+
+// live is a process that has said that it is ready.
+type live struct {
+	cmd      *exec.Cmd
+	dir, exe string
+}
+
+// startLive starts a program in dir with core files allowed, where they can be.
+func startLive(t *testing.T, dir string, env []string, exe string, args ...string) *live {
+	t.Helper()
+	cmd := exec.Command("sh", append([]string{"-c", `ulimit -c unlimited 2>/dev/null
+[ -z "$FILTER" ] || echo "$FILTER" > /proc/self/coredump_filter
+exec "$0" "$@"`, exe}, args...)...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &live{cmd, dir, exe}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	watch := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer watch.Stop()
+	if s, err := bufio.NewReader(out).ReadString('\n'); s != "ready\n" {
+		_ = cmd.Process.Kill()
+		t.Fatalf("%s says %q: %v, %s", exe, s, err, stderr.String())
+	}
+	return p
+}
+
+func (p *live) proc(name string) string {
+	return "/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/" + name
+}
+
+func (p *live) maps(t *testing.T) []vm.Mapping {
+	t.Helper()
+	b, err := os.ReadFile(p.proc("maps"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ms []vm.Mapping
+	for line := range strings.Lines(string(b)) {
+		var m vm.Mapping
+		var end uint64
+		var perm, dev, name string
+		if n, err := fmt.Sscanf(line, "%x-%x %s %x %s %d", &m.Start, &end, &perm, &m.Offset, &dev, &m.Inode); n != 6 {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if i := strings.IndexAny(line, "/["); i >= 0 {
+			name = strings.TrimSuffix(line[i:], "\n")
+		}
+		if m.Perm, err = vm.ParsePerm([]byte(perm)); err != nil {
+			t.Fatal(err)
+		}
+		m.Size, m.Name, m.Source = end-m.Start, name, vm.SourceProcfs
+		ms = append(ms, m)
+	}
+	return ms
+}
+
+// settle waits until n threads all wait in the same system call, so that the
+// memory of the process no longer changes.
+func (p *live) settle(t *testing.T, n int) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for time.Now().Before(deadline) {
+		files, _ := filepath.Glob(p.proc("task/*/syscall"))
+		calls := map[string]bool{}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Skip(err)
+			}
+			call, _, _ := strings.Cut(string(b), " ")
+			calls[strings.TrimSpace(call)] = true
+		}
+		if len(files) == n && len(calls) == 1 && !calls["running"] {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("the threads do not come to rest")
+}
+
+// die ends the process with SIGABRT and is the path of the core that pattern
+// finds in its directory.
+func (p *live) die(t *testing.T, pattern string) string {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.cmd.Wait()
+	cores, _ := filepath.Glob(filepath.Join(p.dir, pattern))
+	if len(cores) == 0 {
+		need(t, "no core file: %v", p.cmd.ProcessState)
+	}
+	return cores[0]
+}
+
+// kernelPattern is what the kernel's core files match in the directory of the process.
+func kernelPattern(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	if err != nil {
+		t.Skip(err)
+	}
+	pattern := strings.TrimSpace(string(b))
+	if pattern == "" || strings.ContainsAny(pattern, "|/@") {
+		need(t, "core_pattern %q puts core files elsewhere", pattern)
+	}
+	name, _, _ := strings.Cut(pattern, "%")
+	return name + "*"
+}
+
+// openCore opens a core file, cut to size bytes unless size is negative.
+func openCore(t testing.TB, path string, size int64, opt CoreOptions) *Core {
+	t.Helper()
+	if size >= 0 {
+		if err := os.Truncate(path, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := OpenCore(t.Context(), f, info.Size(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(); _ = f.Close() })
+	return c
+}
+
+func openFile(path string) (CoreFile, error) { return os.Open(path) }
+
+// coreLines is what a core can tell of mappings: no sharing, no inodes.
+func coreLines(ms []vm.Mapping) []string {
+	var s []string
+	for _, m := range ms {
+		s = append(s, fmt.Sprintf("%v %.3s %#x %q", m.Range, m.Perm, m.Offset, m.Name))
+	}
+	return s
+}
+
+func (c *Core) plain(t testing.TB) []vm.Mapping {
+	t.Helper()
+	m, err := c.Map(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Mappings
+}
+
+// memories is the memory of a process that can be read, as text by mapping.
+func memories(t *testing.T, p *live, ms []vm.Mapping) map[uint64][]byte {
+	t.Helper()
+	f, err := os.Open(p.proc("mem"))
+	if err != nil {
+		t.Skip(err)
+	}
+	defer f.Close()
+	got := map[uint64][]byte{}
+	for _, m := range ms {
+		if m.Size > 4<<20 || m.Perm.IsNot(vm.Read) {
+			continue
+		}
+		b := make([]byte, m.Size)
+		if n, _ := f.ReadAt(b, int64(m.Start)); n == len(b) {
+			got[m.Start] = b
+		}
+	}
+	return got
+}
+
+// checkMemory compares what the core reads with what the process had.
+func checkMemory(t *testing.T, c *Core, want map[uint64][]byte) {
+	t.Helper()
+	for _, m := range c.Mappings {
+		b := want[m.Start]
+		if b == nil || m.Name == "[vvar]" || m.Name == "[vvar_vclock]" {
+			continue
+		}
+		got := make([]byte, m.Size)
+		n, err := c.ReadMemory(context.Background(), got, m.Start)
+		if uint64(n) != m.InCore+m.FromFile || (err == nil) != (uint64(n) == m.Size) || err != nil && !errors.Is(err, ErrNotInCore) {
+			t.Errorf("%v %s: %d bytes, %v; %d in the core, %d from the file", m.Range, m.Title(), n, err, m.InCore, m.FromFile)
+		}
+		if !bytes.Equal(got[:n], b[:n]) {
+			t.Errorf("%v %s: other bytes", m.Range, m.Title())
+		}
+	}
+}
+
+// TestKernelCores compares cores with the maps of the processes before.
+func TestKernelCores(t *testing.T) {
+	pattern := kernelPattern(t)
+	for _, v := range []struct {
+		name, filter string
+		flags        []string
+	}{
+		{"pie", "0x33", nil},
+		{"pie, no memory dumped", "0", nil},
+		{"pie, anonymous memory only", "0x1", nil},
+		{"pie, everything dumped", "0x7f", nil},
+		{"no-pie", "0x33", []string{"-no-pie"}},
+		{"static", "0x33", []string{"-static"}},
+		{"static, no memory dumped", "0", []string{"-static"}},
+		{"static-pie", "0x33", []string{"-static-pie"}},
+		{"pie, addresses not random", "0x33", nil},
+		{"static, addresses not random", "0x33", []string{"-static"}},
+		{"static-pie, addresses not random", "0x33", []string{"-static-pie"}},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			argv := []string{buildC(t, dir, "gcc", v.flags...)}
+			if strings.HasSuffix(v.name, "not random") {
+				needTool(t, "setarch")
+				argv = append([]string{"setarch", "-R"}, argv...)
+			}
+			p := startLive(t, dir, []string{"FILTER=" + v.filter}, argv[0], argv[1:]...)
+			p.settle(t, 4)
+			maps := p.maps(t)
+			want := coreLines(maps)
+			mem := memories(t, p, maps)
+			isMain := func(th CoreThread) bool { return th.ID == p.cmd.Process.Pid }
+			core := p.die(t, pattern)
+			for _, percent := range []int64{100, 90, 50, 10, 1} {
+				info, err := os.Stat(core)
+				if err != nil {
+					t.Fatal(err)
+				}
+				size := info.Size()
+				if percent < 100 {
+					// Each is cut from the one before: 90, 50, 10, 1 of the whole.
+					size = info.Size() * percent / map[int64]int64{90: 100, 50: 90, 10: 50, 1: 10}[percent]
+				}
+				for _, opt := range []CoreOptions{{}, {Open: openFile}} {
+					c := openCore(t, core, size, opt)
+					got := coreLines(c.plain(t))
+					if size < 16384 {
+						// Cut among the headers: what is there must be right.
+						// Without the notes nothing has a name.
+						for i := range got {
+							if !strings.HasPrefix(want[i], got[i][:strings.Index(got[i], " 0x")]) {
+								t.Errorf("%d%%: %s, not %s", percent, got[i], want[i])
+							}
+						}
+					} else if diff := cmp.Diff(want, got); diff != "" {
+						t.Errorf("%d%%: %s", percent, diff)
+					}
+					checkMemory(t, c, mem)
+					if percent == 100 && (len(c.Threads) != 4 || !slices.ContainsFunc(c.Threads, isMain)) {
+						t.Errorf("threads %v of process %d", c.Threads, p.cmd.Process.Pid)
+					}
+					for _, th := range c.Threads {
+						if i := c.at(th.SP); !th.HasSP || i < 0 || !c.Mappings[i].Perm.Is(vm.Write) {
+							t.Errorf("thread %+v", th)
+						}
+					}
+					if percent == 100 && opt.Open != nil && v.filter == "0x33" {
+						for _, f := range c.Files {
+							if f.Err != nil && strings.HasPrefix(f.Path, "/usr/") {
+								t.Errorf("%s: %v", f.Path, f.Err)
+							}
+						}
+						for _, m := range c.Mappings {
+							if m.Perm.Is(vm.Exec) && strings.HasPrefix(m.Name, "/") && m.Absent() > 0 {
+								t.Errorf("%v %s: %d bytes absent", m.Range, m.Name, m.Absent())
+							}
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// goProgram resets SIGABRT, which Go's runtime would handle.
+const goProgram = `package main
+
+import (
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+func main() {
+	var action [4]uint64
+	syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGABRT), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+	os.Stdout.WriteString("ready\n")
+	select {}
+}
+
+func init() { go func() { b := []byte{0}; os.Stdin.Read(b); select {} }() }
+`
+
+func TestGoCore(t *testing.T) {
+	pattern := kernelPattern(t)
+	needTool(t, "go")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "prog.go"), []byte(goProgram), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", "prog", "prog.go")
+	build.Dir, build.Env = dir, append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	p := startLive(t, dir, nil, filepath.Join(dir, "prog"))
+	maps := p.maps(t)
+	core := p.die(t, pattern)
+	c := openCore(t, core, -1, CoreOptions{Open: openFile})
+	if diff := cmp.Diff(coreLines(maps), coreLines(c.plain(t))); diff != "" {
+		t.Error(diff)
+	}
+	for _, m := range c.Mappings {
+		if m.Name == p.exe && m.Absent() > 0 {
+			t.Errorf("%v %v: %d bytes absent", m.Range, m.Perm, m.Absent())
+		}
+	}
+}
+
+// TestOtherExecutable replaces the program after the crash.
+func TestOtherExecutable(t *testing.T) {
+	pattern := kernelPattern(t)
+	dir := t.TempDir()
+	p := startLive(t, dir, []string{"FILTER=0x33"}, buildC(t, dir, "gcc"))
+	want := coreLines(p.maps(t))
+	core := p.die(t, pattern)
+	buildC(t, dir, "gcc", "-O2")
+	c := openCore(t, core, -1, CoreOptions{Open: openFile})
+	if diff := cmp.Diff(want, coreLines(c.plain(t))); diff != "" {
+		t.Error(diff)
+	}
+	for _, f := range c.Files {
+		if f.Path == p.exe && (f.Err == nil || !strings.Contains(f.Err.Error(), "build-id")) {
+			t.Errorf("%s: %v", f.Path, f.Err)
+		}
+	}
+	for _, m := range c.Mappings {
+		if m.Name == p.exe && m.FromFile > 0 {
+			t.Errorf("%v: %d bytes from another file", m.Range, m.FromFile)
+		}
+	}
+}
+
+// TestGDBCore reads what gcore writes. It keeps no read permission and leaves
+// out what nobody wrote to.
+func TestGDBCore(t *testing.T) {
+	needTool(t, "gdb")
+	dir := t.TempDir()
+	p := startLive(t, dir, []string{"FILTER=0x33"}, buildC(t, dir, "gcc"))
+	p.settle(t, 4)
+	maps := p.maps(t)
+	mem := memories(t, p, maps)
+	core := filepath.Join(dir, "gdb.core")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "gdb", "-nx", "-batch", "-p", strconv.Itoa(p.cmd.Process.Pid), "-ex", "gcore "+core, "-ex", "detach").CombinedOutput()
+	if _, staterr := os.Stat(core); staterr != nil {
+		need(t, "gcore: %v, %s", err, out)
+	}
+	c := openCore(t, core, -1, CoreOptions{Open: openFile})
+	live := map[vm.Range]vm.Mapping{}
+	for _, m := range maps {
+		live[m.Range] = m
+	}
+	for _, m := range c.Mappings {
+		l, ok := live[m.Range]
+		if !ok || l.Offset != m.Offset || l.Name != m.Name {
+			t.Errorf("%v %v %s, not %v %v %s", m.Range, m.Perm, m.Name, l.Range, l.Perm, l.Name)
+		}
+		for _, bit := range []vm.Perm{vm.Read, vm.Write, vm.Exec} {
+			if m.Perm.Knows(bit) && m.Perm.Is(bit) != l.Perm.Is(bit) {
+				// What GDB left out has the permissions of its segment, and RELRO
+				// is written.
+				t.Errorf("%v %s: %v, not %v", m.Range, m.Name, m.Perm, l.Perm)
+			}
+		}
+		delete(live, m.Range)
+	}
+	for _, m := range live {
+		if m.Perm.Is(vm.Write) || strings.HasPrefix(m.Name, "/") {
+			t.Errorf("%v %v %s is missing", m.Range, m.Perm, m.Name)
+		}
+	}
+	checkMemory(t, c, mem)
+	if len(c.Threads) != 4 {
+		t.Errorf("threads %v", c.Threads)
+	}
+}

@@ -1,0 +1,243 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"dbgsh/vm"
+)
+
+// ErrNotInCore says that the core does not hold the byte at an address, nor
+// does a mapped file that is known to be the right one.
+var ErrNotInCore = errors.New("not in the core file")
+
+// coreExtent is a range of memory whose bytes are at off of r; r is nil for zeros.
+type coreExtent struct {
+	vm.Range
+	r   io.ReaderAt
+	off uint64
+}
+
+// coreExtents is a Reader over sorted and disjoint extents.
+type coreExtents []coreExtent
+
+// ReadMemory is Reader. A byte that no extent holds ends the read with ErrNotInCore.
+func (es coreExtents) ReadMemory(ctx context.Context, p []byte, addr uint64) (n int, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	i, _ := slices.BinarySearchFunc(es, addr, func(e coreExtent, a uint64) int {
+		if e.Size == 0 || e.Last() < a {
+			return -1
+		}
+		return 1
+	})
+	for ; n < len(p); i++ {
+		at := addr + uint64(n)
+		if i >= len(es) || !es[i].Contains(at) || (n > 0 && at == 0) {
+			return n, fmt.Errorf("read %#x: %w", at, ErrNotInCore)
+		}
+		e := &es[i]
+		skip := at - e.Start
+		part := p[n:][:min(uint64(len(p)-n), e.Size-skip)]
+		got := len(part)
+		if e.r == nil {
+			clear(part)
+		} else if got, err = readAt(e.r, part, e.off+skip); got < len(part) {
+			n += got
+			if err == nil {
+				err = ErrNotInCore // the file has become shorter
+			}
+			return n, fmt.Errorf("read %#x: %w", addr+uint64(n), err)
+		}
+		n += got
+	}
+	return n, nil
+}
+
+// ReadMemory is Reader, over the core file and the mapped files in use. What
+// they do not hold ends the read with an error that wraps ErrNotInCore.
+func (c *Core) ReadMemory(ctx context.Context, p []byte, addr uint64) (n int, err error) {
+	return c.mem.ReadMemory(ctx, p, addr)
+}
+
+// ownExtents is what the core file itself holds.
+func (c *Core) ownExtents() coreExtents {
+	es := make(coreExtents, 0, len(c.Mappings))
+	for i := range c.Mappings {
+		es = c.appendExtent(es, &c.Mappings[i])
+	}
+	return es
+}
+
+func (c *Core) appendExtent(es coreExtents, m *CoreMapping) coreExtents {
+	if m.InCore == 0 {
+		return es
+	}
+	return append(es, coreExtent{vm.Range{Start: m.Start, Size: m.InCore}, c.r, m.off})
+}
+
+// maxCoreFiles bounds the files that are opened for one core.
+const maxCoreFiles = 1024
+
+// mappedFile is a file whose build-id is that of the core's image of it.
+type mappedFile struct {
+	r    CoreFile
+	size uint64
+	// parts are those of the image that the program cannot have written to.
+	parts []vm.Mapping
+}
+
+// useFiles finds the mapped files that can supply what the core has not.
+func (c *Core) useFiles(ctx context.Context, opt CoreOptions) {
+	page := c.Auxv.PageSize()
+	files := map[*Image]*mappedFile{}
+	said := map[string]bool{}
+	es := make(coreExtents, 0, len(c.Mappings))
+	images := map[string]*Image{} // the last one of each file
+	next := 0                     // in c.objects
+	for i := range c.Mappings {
+		m := &c.Mappings[i]
+		es = c.appendExtent(es, m)
+		for ; next < len(c.objects) && c.objects[next].start <= m.Start; next++ {
+			if o := &c.objects[next]; o.img != nil {
+				images[o.name] = o.img
+			}
+		}
+		if !m.Backed || m.InCore == m.Size || m.Name == "" || ctx.Err() != nil {
+			continue
+		}
+		img := images[m.Name]
+		f, known := files[img]
+		if !known || !said[m.Name] {
+			var err error
+			if f, err = c.open(ctx, m.Name, img, opt); img != nil {
+				files[img] = f
+			}
+			if !said[m.Name] && len(said) < maxCoreFiles {
+				said[m.Name] = true
+				c.Files = append(c.Files, CoreFileUse{m.Name, err})
+			}
+		}
+		if f == nil {
+			continue
+		}
+		start, from := m.Start+m.InCore, m.Offset+m.InCore
+		m.FromFile = min(m.Size-m.InCore, f.unwritten(start, from, page))
+		if m.FromFile == 0 {
+			continue
+		}
+		// The rest of a file's last page reads as zeros (mmap(2)).
+		whole := min(m.FromFile, f.size-min(f.size, from))
+		if whole > 0 {
+			es = append(es, coreExtent{vm.Range{Start: start, Size: whole}, f.r, from})
+		}
+		if whole < m.FromFile {
+			es = append(es, coreExtent{vm.Range{Start: start + whole, Size: m.FromFile - whole}, nil, 0})
+		}
+	}
+	c.mem = es
+}
+
+// open opens the file at path where it is the one whose image is in the core.
+func (c *Core) open(ctx context.Context, path string, img *Image, opt CoreOptions) (*mappedFile, error) {
+	if img == nil {
+		return nil, errors.New("the core has no copy of its ELF header")
+	}
+	id := img.BuildID(ctx)
+	if id == nil {
+		return nil, errors.New("the core has no build-id of it")
+	}
+	f, err := c.openOnce(path, opt)
+	if err != nil {
+		return nil, err
+	}
+	e, err := readELF(f, maxImageProgs)
+	if err != nil {
+		return nil, err
+	}
+	if have := e.BuildID(f); !bytes.Equal(have, id) {
+		return nil, fmt.Errorf("its build-id is %x, the core's %x", have, id)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	mf := &mappedFile{r: f, size: uint64(info.Size())}
+	if e.textRelocations(f) {
+		return nil, errors.New("the dynamic linker writes into its text (DT_TEXTREL)")
+	}
+	parts, err := e.Mappings(Loaded{Bias: img.Bias, Page: c.Auxv.PageSize(), Name: path})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		if p.Name != "" && p.Perm.IsNot(vm.Write) {
+			mf.parts = append(mf.parts, p)
+		}
+	}
+	return mf, nil
+}
+
+// textRelocations reports whether the dynamic linker may have written into
+// segments of the file r that are not writable.
+func (e *ELF) textRelocations(r io.ReaderAt) bool {
+	p, ok := e.Segment(elf.PT_DYNAMIC)
+	if !ok {
+		return false
+	}
+	b := make([]byte, min(p.Filesz, maxDynamic))
+	n, _ := readAt(r, b, p.Off)
+	return slices.ContainsFunc(e.dynamic(b[:n], 0), func(d Dyn) bool {
+		return d.Tag == elf.DT_TEXTREL || d.Tag == elf.DT_FLAGS && d.Value&uint64(elf.DF_TEXTREL) != 0
+	})
+}
+
+// openOnce opens the regular file that the core names path.
+func (c *Core) openOnce(path string, opt CoreOptions) (CoreFile, error) {
+	if f := c.opened[path]; f != nil {
+		return f, nil
+	}
+	if len(c.opened) >= maxCoreFiles {
+		return nil, fmt.Errorf("more than %d files", maxCoreFiles)
+	}
+	name := path
+	if opt.Exe != "" && path == c.exeName {
+		name = opt.Exe
+	}
+	f, err := opt.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	c.opened[path] = f
+	return f, nil
+}
+
+// unwritten is how many bytes from addr on, where off of the file is mapped, the
+// program cannot have written to.
+func (f *mappedFile) unwritten(addr, off, page uint64) uint64 {
+	for _, p := range f.parts {
+		if skip := addr - p.Start; p.Contains(addr) && p.Offset+skip == off {
+			// Beyond the page with the end of the file there is nothing to read.
+			end := (f.size + page - 1) &^ (page - 1)
+			return min(p.Size-skip, end-min(end, off))
+		}
+	}
+	return 0
+}
