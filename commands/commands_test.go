@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/google/shlex"
 	"pgregory.net/rapid"
 
+	"dbgsh/internal/testkit"
 	"dbgsh/pt"
 	"dbgsh/target"
 	"dbgsh/vm"
@@ -31,9 +33,21 @@ type fakeDebuggee struct {
 	program string
 	order   binary.ByteOrder
 	gone    bool // GDB does not answer
+
+	explored []vm.Mapping
 }
 
-func (d *fakeDebuggee) Map(context.Context) (*vm.Map, error) { return d.m, d.err }
+func (d *fakeDebuggee) Forget() {}
+
+// Map is another one at each call, as of a debuggee that changes all the time.
+func (d *fakeDebuggee) Map(context.Context) (*vm.Map, error) {
+	if d.err != nil {
+		return nil, d.err
+	}
+	m := d.m.Like(slices.Concat(d.m.Mappings, d.explored))
+	vm.Sort(m.Mappings)
+	return m, nil
+}
 
 func (d *fakeDebuggee) Evaluate(_ context.Context, expr string) (uint64, bool, error) {
 	if d.gone {
@@ -51,8 +65,8 @@ func (d *fakeDebuggee) Evaluate(_ context.Context, expr string) (uint64, bool, e
 	return 0, false, &target.ValueError{Expr: expr, Why: "No symbol \"" + expr + "\" in current context."}
 }
 
-func (d *fakeDebuggee) Memory(context.Context) (target.Memory, error) { return d, nil }
-func (d *fakeDebuggee) Close() error                                  { return nil }
+func (d *fakeDebuggee) Memory(context.Context) (vm.Memory, error) { return d, nil }
+func (d *fakeDebuggee) Close() error                              { return nil }
 
 func (d *fakeDebuggee) ReadMemory(_ context.Context, p []byte, addr uint64) (int, error) {
 	for start, b := range d.bytes {
@@ -69,6 +83,7 @@ func (d *fakeDebuggee) Explore(_ context.Context, addr, limit uint64) (vm.Mappin
 	for start, b := range d.bytes {
 		if r := (vm.Range{Start: start, Size: uint64(len(b))}); r.Contains(addr) {
 			m := vm.Mapping{Range: vm.Range{Start: start, Size: min(r.Size, limit)}, Perm: vm.KnownRead | vm.Read, Name: "<explored>"}
+			d.explored = append(d.explored, m)
 			return m, r.Size > limit, nil
 		}
 	}
@@ -80,7 +95,7 @@ func (d *fakeDebuggee) Registers(context.Context) ([]uint64, error) {
 func (d *fakeDebuggee) Status(context.Context) (target.Status, error) {
 	return target.Status{Kind: target.KindNative, PID: 7, GDB: "13.1", Map: "/proc/7/maps"}, nil
 }
-func (d *fakeDebuggee) PageTables(_ context.Context, o target.PageTableOptions) (*vm.Map, error) {
+func (d *fakeDebuggee) PageTables(_ context.Context, o target.TableOptions) (*vm.Map, error) {
 	m := &vm.Map{AddressBits: 64, Mappings: []vm.Mapping{{
 		Range: vm.Range{Start: 0xffff888000000000, Size: 0x200000}, Perm: vm.KnownAccess | vm.Read | vm.Write, Source: vm.SourcePageTables,
 		Paged: &vm.Paged{Kernel: "rw-", User: "---", Phys: 0x1000, Region: "direct map"},
@@ -169,7 +184,7 @@ func newSession(t testing.TB) (*Session, *fakeDebuggee) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Session{Debuggee: d, Maps: vm.NewCache(d), Registry: r, Settings: NewSettings()}, d
+	return NewSession(d, r, NewSettings()), d
 }
 
 // run runs a line of stages separated by " | " and returns its text.
@@ -268,7 +283,6 @@ func TestVmmapWideRows(t *testing.T) {
 		t.Errorf("%v\n%s", err, got)
 	}
 	d.m.AddressBits, d.m.Mappings = 32, d.m.Mappings[:1]
-	s.Maps.Invalidate()
 	got, err = run(t, s, "vmmap")
 	if want := "     Start        End Perm     Size Offset File\n    0x1000     0x2000 rw-p     1000      0 low\n"; err != nil || got != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
@@ -346,7 +360,6 @@ func TestErrors(t *testing.T) {
 		t.Errorf("something was half-added: %d mappings, %v", len(m.Mappings), err)
 	}
 	d.err = vm.ErrNoProcess
-	s.Maps.Invalidate()
 	if _, err := run(t, s, "vmmap"); !errors.Is(err, vm.ErrNoProcess) {
 		t.Errorf("without a process: %v", err)
 	}
@@ -365,7 +378,6 @@ func TestAddedPages(t *testing.T) {
 		}
 	}
 	d.m, d.err, d.gone = nil, vm.ErrNoProcess, true
-	s.Maps.Invalidate()
 	got, err := run(t, s, "vmmap sram")
 	if err != nil || !strings.Contains(got, "►       0x20000000") || !strings.Contains(got, "no process") {
 		t.Errorf("without a process: %v\n%s", err, got)
@@ -393,14 +405,14 @@ func TestExplore(t *testing.T) {
 	if got, err = run(t, s, "vmmap_explore $sp --max 0x1000"); err != nil || got != "added 0x7ffffffde000-0x7ffffffdf000 r??? <explored>\nstopped after 4.0 KiB; --max goes on\n" {
 		t.Errorf("%v\n%s", err, got)
 	}
-	s.Maps.ProcessGone()
+	d.explored = nil
 	if _, err := run(t, s, "set auto-explore-pages yes"); err != nil {
 		t.Fatal(err)
 	}
 	if got, err = run(t, s, "vmmap"); err != nil || strings.Count(got, "<explored>") != 2 {
 		t.Errorf("%v\n%s", err, got)
 	}
-	s.Maps.ProcessGone()
+	d.explored = nil
 	if _, err := run(t, s, "set auto-explore-pages no"); err != nil {
 		t.Fatal(err)
 	}
@@ -421,12 +433,7 @@ func TestLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	// readelf is the oracle.
-	if _, err := exec.LookPath("readelf"); err != nil {
-		if os.Getenv("DBGSH_TEST_REQUIRE") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	testkit.Need(t, "readelf")
 	text, err := exec.Command("readelf", "-lW", self).Output()
 	if err != nil {
 		t.Fatal(err)
@@ -520,12 +527,10 @@ func TestSearch(t *testing.T) {
 		t.Errorf("%v\n%s", err, got)
 	}
 	d.m.Live = true
-	s.Maps.Invalidate()
 	if got, err := run(t, s, "search flag{"); err != nil || !strings.Contains(got, "the debuggee runs while it is searched") {
 		t.Errorf("%v\n%s", err, got)
 	}
 	d.m.Live = false
-	s.Maps.Invalidate()
 	d.bytes[0x600000] = heap[:0x800]
 	got, err := run(t, s, "search flag{")
 	if err != nil || !strings.HasSuffix(got, "; 1 could not be read (1 from 0x600800)\n") {
@@ -600,6 +605,13 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+// about is what documents say of the map that they were made from.
+type about struct {
+	From    struct{ Source, Place, Instead string }
+	Partial []struct{ Of, Why string }
+	Running bool
+}
+
 func TestJSON(t *testing.T) {
 	s, d := newSession(t)
 	copy(d.bytes[0x600000], "needle")
@@ -630,11 +642,23 @@ func TestJSON(t *testing.T) {
 			NameBytes                      string `json:"name_bytes"`
 		}
 		Notes []string
+		Map   about
+	}
+	d.m.From = vm.Origin{Source: vm.SourceQEMU, Place: "pid 9", Instead: "it is old"}
+	d.m.Partial = []vm.Lack{{Of: vm.LackMappings, Why: "more may be mapped"}}
+	d.m.Live = true
+	same := func(line string, got about) {
+		t.Helper()
+		if got.From.Source != "qemu" || got.From.Place != "pid 9" || got.From.Instead != "it is old" || !got.Running ||
+			len(got.Partial) != 1 || got.Partial[0].Of != "mappings" || got.Partial[0].Why != "more may be mapped" {
+			t.Errorf("%s: %+v", line, got)
+		}
 	}
 	decode("vmmap --json libc", &m)
-	if len(m.Mappings) != 3 || m.Notes == nil {
+	if len(m.Mappings) != 3 || len(m.Notes) != 3 {
 		t.Fatalf("%+v", m)
 	}
+	same("vmmap", m.Map)
 	if r := m.Mappings[1]; !r.Match || m.Mappings[0].Match || r.Start != "0x7ffff7000000" || r.End != "0x7ffff7002000" ||
 		r.Size != 0x2000 || r.Offset != 0x26000 || r.Perm != "r-xp" || r.Source != "procfs" ||
 		r.Name != `/lib/libc\x1b[31m.so` || r.NameBytes != "2f6c69622f6c6962631b5b33316d2e736f" {
@@ -648,8 +672,16 @@ func TestJSON(t *testing.T) {
 		Unread           []struct{ Start, End string } `json:"unread"`
 		LimitReached     bool                          `json:"limit_reached"`
 		Notes            []string
+		Map              about
 	}
 	decode("search --json needle", &h)
+	same("search", h.Map)
+	if want := []string{"more may be mapped", "the debuggee runs while it is searched: what it maps, unmaps or writes meanwhile may be missed"}; !slices.Equal(h.Notes, want) {
+		t.Errorf("got %q, want %q", h.Notes, want)
+	}
+	// What is handed on through a pipeline is of the same map.
+	decode("search needle | vmmap --json", &m)
+	same("search | vmmap", m.Map)
 	if len(h.Hits) != 1 || h.Hits[0].Address != "0x600000" || h.Hits[0].Mapping != "[heap]" ||
 		!strings.HasPrefix(h.Hits[0].Preview, "6e6565646c65") || h.SearchedMappings != 5 || h.Unread == nil {
 		t.Errorf("%+v", h)

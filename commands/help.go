@@ -38,7 +38,7 @@ func help() Command {
 			if one := s.Settings.find(strings.Join(words, " ")); one != nil {
 				return &settingResult{*one}, nil
 			}
-			text, err := s.Debuggee.Help(ctx, topic)
+			text, err := s.Help.Help(ctx, topic)
 			if err != nil {
 				if cs := s.Registry.WithPrefix(topic); len(cs) == 1 {
 					return &helpResult{cs[0]}, nil
@@ -48,6 +48,12 @@ func help() Command {
 			return &Notes{Lines: strings.Split(strings.TrimRight(text, "\n"), "\n")}, nil
 		},
 	}
+}
+
+// Helper explains what dbgsh has no command for.
+type Helper interface {
+	// Help is what GDB's help says of a topic.
+	Help(ctx context.Context, topic string) (string, error)
 }
 
 // helpList is all commands by group.

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"dbgsh/pt"
+	"dbgsh/target"
+	"dbgsh/vm"
 )
 
 func pagewalk() Command {
@@ -39,7 +41,7 @@ more than the entries decides.`,
 				if err != nil {
 					return nil, err
 				}
-				path, err := s.Debuggee.PageWalk(ctx, addr, at)
+				path, err := s.Machine.PageWalk(ctx, addr, at)
 				if err != nil {
 					return nil, err
 				}
@@ -49,12 +51,24 @@ more than the entries decides.`,
 	}
 }
 
+// Machine is a machine in QEMU. The errors of its methods wrap
+// target.ErrNoPageTables where the debuggee is none.
+type Machine interface {
+	// PageTables is the map that the page tables of the selected CPU make.
+	PageTables(ctx context.Context, o target.TableOptions) (*vm.Map, error)
+	// PageWalk follows an address through page tables: those of another root
+	// than the selected CPU's where root is not nil.
+	PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error)
+	// Physical is the physical memory; close it after use.
+	Physical(ctx context.Context) (*target.Physical, error)
+}
+
 // rootAt is the value of --root, nil where it is not given.
 func rootAt(ctx context.Context, s *Session, expr string) (*uint64, error) {
 	if expr == "" {
 		return nil, nil
 	}
-	pa, _, err := s.Debuggee.Evaluate(ctx, expr)
+	pa, _, err := s.Eval.Evaluate(ctx, expr)
 	if err != nil {
 		return nil, fmt.Errorf("--root: %w", err)
 	}

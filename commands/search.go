@@ -129,6 +129,12 @@ func (o *searchOptions) takesValue() bool {
 	return o.value.into == "" && (o.next || !o.changed && !o.unchanged)
 }
 
+// MemoryOpener has memory.
+type MemoryOpener interface {
+	// Memory reads the debuggee's memory; close it after use.
+	Memory(ctx context.Context) (vm.Memory, error)
+}
+
 // shownOfInterrupted is how many hits of an interrupted search are shown.
 const shownOfInterrupted = 1000
 
@@ -169,12 +175,13 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	}
 	defer memory.Close()
 	res := &searchResult{
-		mappings: partsOf(sel.Matches()), bits: m.AddressBits, onlyCount: o.count, shown: o.shown,
+		of: m, mappings: partsOf(sel.Matches()), onlyCount: o.count, shown: o.shown,
 	}
 	if physical, ok := memory.(*target.Physical); ok {
 		res.physical = physical
 		res.notes = append(res.notes, m.Notes...)
 	}
+	res.notes = append(res.notes, m.Unlisted()...)
 	if len(res.mappings) == 0 {
 		lister := "vmmap"
 		if o.where.physical {
@@ -209,12 +216,12 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 
 // open chooses what to search, and opens the memory that is to be searched: the
 // debuggee's, or a machine's physical one.
-func (o *searchOptions) open(ctx context.Context, s *Session, f vm.Filter, pipe Result) (*vm.Map, vm.Selection, target.Memory, error) {
+func (o *searchOptions) open(ctx context.Context, s *Session, f vm.Filter, pipe Result) (*vm.Map, vm.Selection, vm.Memory, error) {
 	if o.where.physical {
 		if pipe != nil {
 			return nil, vm.Selection{}, nil, usagef("--phys searches all physical memory, so nothing is piped into it; REGIONs choose from it")
 		}
-		physical, err := s.Debuggee.Physical(ctx)
+		physical, err := s.Machine.Physical(ctx)
 		if err != nil {
 			return nil, vm.Selection{}, nil, err
 		}
@@ -224,12 +231,12 @@ func (o *searchOptions) open(ctx context.Context, s *Session, f vm.Filter, pipe 
 	if err != nil {
 		return nil, sel, nil, err
 	}
-	memory, err := s.Debuggee.Memory(ctx)
+	memory, err := s.Memory.Memory(ctx)
 	return m, sel, memory, err
 }
 
 // find searches res.mappings, and keeps the hits for the next search.
-func (o *searchOptions) find(ctx context.Context, s *Session, memory target.Memory, matcher search.Matcher, res *searchResult) (err error) {
+func (o *searchOptions) find(ctx context.Context, s *Session, memory vm.Memory, matcher search.Matcher, res *searchResult) (err error) {
 	if o.refines() {
 		change := search.AnyChange
 		switch {

@@ -19,9 +19,9 @@ import (
 
 // searchResult is what a search found.
 type searchResult struct {
+	of       *vm.Map // what was searched is of this map
 	scan     *search.Result
 	mappings []vm.Mapping // what was searched
-	bits     int
 	notes    []string
 	physical *target.Physical // what was searched, where addresses are physical
 
@@ -35,7 +35,7 @@ func (r *searchResult) Selected() *vm.Map {
 	if r.physical != nil {
 		return nil
 	}
-	m := &vm.Map{AddressBits: r.bits}
+	m := r.of.Like(nil)
 	last := -1
 	for _, h := range r.scan.Hits.All() {
 		if h.Mapping != last {
@@ -232,6 +232,7 @@ type jsonSearch struct {
 	LimitReached     bool         `json:"limit_reached"`
 	Partial          string       `json:"partial,omitempty"` // why the search ended early
 	Notes            []string     `json:"notes"`
+	Map              jsonAbout    `json:"map"`
 }
 
 type jsonUnread struct {
@@ -273,7 +274,7 @@ func (r *searchResult) WriteJSON(w io.Writer) error {
 	rest := jsonSearch{
 		Count: r.scan.Count, SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
 		Unread: []jsonUnread{}, LimitReached: r.scan.LimitReached || r.scan.CapReached,
-		Notes: append([]string{}, r.notes...),
+		Notes: append([]string{}, r.notes...), Map: aboutOf(r.of),
 	}
 	for _, u := range r.scan.Unread {
 		rest.Unread = append(rest.Unread, jsonUnread{hexNumber(u.Start), "0x" + u.EndHex()})

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"dbgsh/target"
 	"dbgsh/vm"
 )
 
@@ -20,7 +19,7 @@ type dyingDebuggee struct {
 	reads atomic.Int64 // that are left
 }
 
-func (d *dyingDebuggee) Memory(context.Context) (target.Memory, error) { return d, nil }
+func (d *dyingDebuggee) Memory(context.Context) (vm.Memory, error) { return d, nil }
 
 func (d *dyingDebuggee) ReadMemory(ctx context.Context, p []byte, addr uint64) (int, error) {
 	if d.reads.Add(-1) < 0 {
@@ -51,12 +50,12 @@ func TestRefineKeepsWhatWasNotLookedAt(t *testing.T) {
 	// An end in the middle: all stay.
 	dying := &dyingDebuggee{fakeDebuggee: d}
 	dying.reads.Store(3)
-	s.Debuggee = dying
+	s.Memory = dying
 	got, err = run(t, s, "search --unchanged")
 	if !errors.Is(err, vm.ErrProcessGone) || last() != "8" || !strings.Contains(got, "all kept") {
 		t.Errorf("%s hits, %v\n%s", last(), err, got)
 	}
-	s.Debuggee = d
+	s.Memory = d
 	// What cannot be read for a time stays.
 	d.bytes[0x7ffffffde000] = anon[:0x3000]
 	got, err = run(t, s, "search --unchanged")
@@ -156,7 +155,7 @@ func TestCountThatIsNotAll(t *testing.T) {
 	}
 	dying := &dyingDebuggee{fakeDebuggee: d}
 	dying.reads.Store(2)
-	s.Debuggee = dying
+	s.Memory = dying
 	if text, err := run(t, s, "search --count needle"); !errors.Is(err, vm.ErrProcessGone) || !strings.Contains(text, "; partial: ") {
 		t.Errorf("%q, %v", text, err)
 	}

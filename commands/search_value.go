@@ -155,7 +155,7 @@ func (o *valueOptions) text(ctx context.Context, s *Session, t valueType, w Word
 	case "string":
 		text = append(text, 0)
 	case "utf16":
-		_, order, err := s.Debuggee.Arch(ctx)
+		_, order, err := s.Program.Arch(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -193,7 +193,7 @@ func (o *valueOptions) hexBytes(w Word) (search.Matcher, error) {
 
 // integer is a matcher of an integer, of a range of them, or of some of its bits.
 func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w Word) (search.Matcher, error) {
-	size, order, err := s.Debuggee.Arch(ctx)
+	size, order, err := s.Program.Arch(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +248,7 @@ func evaluateInt(ctx context.Context, s *Session, expr string) (*big.Int, error)
 	if v, err := search.ParseInt(expr); err == nil {
 		return v, nil
 	}
-	v, negative, err := s.Debuggee.Evaluate(ctx, expr)
+	v, negative, err := s.Eval.Evaluate(ctx, expr)
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +277,7 @@ func (o *valueOptions) pointers(ctx context.Context, s *Session) (search.Matcher
 	if len(into) == 0 {
 		return nil, fmt.Errorf("--into: %s", noneNote(m, filter, "vmmap"))
 	}
-	size, order, err := s.Debuggee.Arch(ctx)
+	size, order, err := s.Program.Arch(ctx)
 	if err != nil {
 		return nil, err
 	}

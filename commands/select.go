@@ -88,7 +88,7 @@ func (o *selection) region(ctx context.Context, s *Session, w Word) (vm.Region, 
 			return vm.SetRegion(s.last, "the hits of the last search ("+w.Text+")"), nil
 		}
 	}
-	addr, _, err := s.Debuggee.Evaluate(ctx, w.Expr())
+	addr, _, err := s.Eval.Evaluate(ctx, w.Expr())
 	var noValue *target.ValueError
 	var gone *target.LostError
 	switch {
@@ -165,7 +165,7 @@ func oneAddr(ctx context.Context, s *Session, words []Word) (uint64, error) {
 	if len(words) != 1 {
 		return 0, usagef("takes one ADDR, but got %s", count(len(words), "word"))
 	}
-	addr, _, err := s.Debuggee.Evaluate(ctx, words[0].Expr())
+	addr, _, err := s.Eval.Evaluate(ctx, words[0].Expr())
 	return addr, err
 }
 

@@ -19,15 +19,21 @@ func status() Command {
 			// The map first: the status says where it was found.
 			res := &statusResult{added: s.Maps.Added()}
 			if m, err := s.Maps.Map(ctx); err == nil {
-				res.notes = slices.Concat(m.Notes, m.Rules)
+				res.notes = slices.Concat(m.About(), m.Rules)
 			}
 			var err error
-			if res.Status, err = s.Debuggee.Status(ctx); err != nil {
+			if res.Status, err = s.Status.Status(ctx); err != nil {
 				return nil, err
 			}
 			return res, nil
 		},
 	}
+}
+
+// Statuser knows what is debugged.
+type Statuser interface {
+	// Status is what is known of the debuggee and its GDB.
+	Status(ctx context.Context) (target.Status, error)
 }
 
 // statusResult is what is known of the target.

@@ -61,7 +61,7 @@ physical address instead of the CPU's own.`,
 		Setup: func(f *pflag.FlagSet) RunFunc {
 			var o selection
 			var filter vm.Filter
-			var tables target.PageTableOptions
+			var tables target.TableOptions
 			var root string
 			o.flags(f, "x")
 			f.BoolVar(&tables.PTE, "pte", false, "of page tables: keep physical addresses, page sizes and flags apart")
@@ -86,7 +86,7 @@ physical address instead of the CPU's own.`,
 				if tables.Root, err = rootAt(ctx, s, root); err != nil {
 					return nil, err
 				}
-				m, err := s.Debuggee.PageTables(ctx, tables)
+				m, err := s.Machine.PageTables(ctx, tables)
 				if err != nil {
 					return nil, err
 				}
@@ -114,12 +114,7 @@ func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result
 
 // mapRows is what a filter lets through of a map.
 func mapRows(m *vm.Map, sel vm.Selection, f vm.Filter) *mapResult {
-	res := &mapResult{
-		rows:   sel.Rows,
-		marked: len(f.Regions) > 0,
-		bits:   m.AddressBits,
-		notes:  slices.Clone(m.Notes),
-	}
+	res := &mapResult{of: m, rows: sel.Rows, marked: len(f.Regions) > 0, notes: m.About()}
 	if len(f.Regions) == 0 { // of a part of the map they would say the same each time
 		res.notes = append(res.notes, m.Rules...)
 	}
@@ -146,7 +141,7 @@ func autoExplore(ctx context.Context, s *Session, pipe Result) (hint string, err
 	if how == "warn" {
 		return "vmmap_explore $sp would look around the stack pointer; set auto-explore-pages yes does so for all registers", nil
 	}
-	values, err := s.Debuggee.Registers(ctx)
+	values, err := s.Explorer.Registers(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -156,12 +151,11 @@ func autoExplore(ctx context.Context, s *Session, pipe Result) (hint string, err
 		if last.Contains(v) {
 			continue
 		}
-		found, _, err := s.Debuggee.Explore(ctx, v, defaultExplore)
+		found, _, err := s.Explorer.Explore(ctx, v, defaultExplore)
 		if err != nil {
 			return "", err
 		}
 		if found.Size > 0 {
-			s.Maps.AddExplored(found)
 			last = found
 		}
 	}
@@ -170,16 +164,16 @@ func autoExplore(ctx context.Context, s *Session, pipe Result) (hint string, err
 
 // mapResult is rows of a memory map.
 type mapResult struct {
+	of     *vm.Map // what the rows are of
 	rows   []vm.Row
 	marked bool // the rows that match are to be told from their neighbours
-	bits   int  // width of the addresses
 	notes  []string
 }
 
 // Selected is the mappings that matched.
 func (r *mapResult) Selected() *vm.Map {
 	matches := (&vm.Selection{Rows: r.rows}).Matches()
-	return &vm.Map{AddressBits: r.bits, Notes: r.notes, Mappings: partsOf(matches)}
+	return r.of.Like(partsOf(matches))
 }
 
 // styleOf is the kind of memory that a mapping is.
@@ -234,7 +228,7 @@ func (r *mapResult) WriteText(t *Text) {
 
 func (r *mapResult) writeTable(t *Text) {
 	width := 18 // 0x and 16 digits
-	if r.bits == 32 {
+	if r.of.AddressBits == 32 {
 		width = 10
 	}
 	sizeWidth, offsetWidth := 8, 6
@@ -342,12 +336,13 @@ func jsonOf(m *vm.Mapping, match bool) jsonMapping {
 	return j
 }
 
-// MarshalJSON is {"mappings":[...],"notes":[...]}.
+// MarshalJSON is {"mappings":[...],"notes":[...]}, and where the map is from.
 func (r *mapResult) MarshalJSON() ([]byte, error) {
 	out := struct {
 		Mappings []jsonMapping `json:"mappings"`
 		Notes    []string      `json:"notes"`
-	}{make([]jsonMapping, len(r.rows)), append([]string{}, r.notes...)}
+		Map      jsonAbout     `json:"map"`
+	}{make([]jsonMapping, len(r.rows)), append([]string{}, r.notes...), aboutOf(r.of)}
 	for i := range r.rows {
 		out.Mappings[i] = jsonOf(&r.rows[i].Mapping, r.rows[i].Match)
 	}

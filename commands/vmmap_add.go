@@ -37,7 +37,7 @@ func runVmmapAdd(ctx context.Context, s *Session, in Input) (Result, error) {
 		if what == "" || i >= len(in.Args) {
 			continue
 		}
-		v, negative, err := s.Debuggee.Evaluate(ctx, in.Args[i].Expr())
+		v, negative, err := s.Eval.Evaluate(ctx, in.Args[i].Expr())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}

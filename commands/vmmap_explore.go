@@ -40,7 +40,7 @@ yes.`,
 				}
 				limit := uint64(defaultExplore)
 				if most != "" {
-					n, negative, err := s.Debuggee.Evaluate(ctx, most)
+					n, negative, err := s.Eval.Evaluate(ctx, most)
 					if err != nil {
 						return nil, fmt.Errorf("--max: %w", err)
 					}
@@ -55,15 +55,24 @@ yes.`,
 	}
 }
 
+// Explorer finds out by reading what is mapped.
+type Explorer interface {
+	// Explore finds the bounds of the readable memory around addr, at most limit
+	// bytes, and adds it to the map; cut says that there may be more. The mapping
+	// is empty where nothing can be read at addr.
+	Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping, cut bool, err error)
+	// Registers is the values of the selected thread's registers.
+	Registers(ctx context.Context) ([]uint64, error)
+}
+
 func explore(ctx context.Context, s *Session, addr, limit uint64) (Result, error) {
-	m, cut, err := s.Debuggee.Explore(ctx, addr, limit)
+	m, cut, err := s.Explorer.Explore(ctx, addr, limit)
 	if err != nil {
 		return nil, err
 	}
 	if m.Size == 0 {
 		return nil, fmt.Errorf("read %#x: nothing can be read there", addr)
 	}
-	s.Maps.AddExplored(m)
 	res := &addResult{added: []vm.Mapping{m}, bits: 64}
 	if cut {
 		res.notes = append(res.notes, fmt.Sprintf("stopped after %s; --max goes on", byteSize(m.Size)))

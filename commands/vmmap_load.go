@@ -3,6 +3,7 @@ package commands
 import (
 	"context"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"dbgsh/target"
 	"dbgsh/vm"
 	"dbgsh/vm/image"
 )
@@ -42,6 +42,14 @@ linked for. --base places the page of its lowest segment.`,
 	}
 }
 
+// Program is the program that is debugged.
+type Program interface {
+	// Program is the path of the program's file, "" where none is loaded.
+	Program(ctx context.Context) (string, error)
+	// Arch is the pointer size in bytes and the byte order of the debuggee.
+	Arch(ctx context.Context) (ptr int, order binary.ByteOrder, err error)
+}
+
 // loadPage is the size in bytes that segments are rounded to, the smallest
 // that the architectures of Linux use.
 const loadPage = 4096
@@ -51,7 +59,7 @@ func runVmmapLoad(ctx context.Context, s *Session, base string, in Input) (Resul
 	if err != nil {
 		return nil, err
 	}
-	f, err := target.OpenRegular(path)
+	f, err := image.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +72,7 @@ func runVmmapLoad(ctx context.Context, s *Session, base string, in Input) (Resul
 	var note string
 	switch {
 	case base != "":
-		addr, _, err := s.Debuggee.Evaluate(ctx, base)
+		addr, _, err := s.Eval.Evaluate(ctx, base)
 		if err != nil {
 			return nil, fmt.Errorf("--base: %w", err)
 		}
@@ -97,7 +105,7 @@ func runVmmapLoad(ctx context.Context, s *Session, base string, in Input) (Resul
 func fileToLoad(ctx context.Context, s *Session, words []Word) (string, error) {
 	switch len(words) {
 	case 0:
-		path, err := s.Debuggee.Program(ctx)
+		path, err := s.Program.Program(ctx)
 		if err != nil {
 			return "", err
 		}

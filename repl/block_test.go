@@ -8,28 +8,17 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-// needGDB is GDB's path; a test without it is skipped, or fails where tools
-// are required.
-func needGDB(tb testing.TB) string {
-	tb.Helper()
-	path, err := exec.LookPath("gdb")
-	if err != nil {
-		if os.Getenv("DBGSH_TEST_REQUIRE") == "1" {
-			tb.Fatal(err)
-		}
-		tb.Skip(err)
-	}
-	return path
-}
+	"dbgsh/internal/testkit"
+)
 
 // gdbBatch runs GDB on a file of commands and is what it prints.
 func gdbBatch(tb testing.TB, args ...string) string {
 	tb.Helper()
+	testkit.Need(tb, "gdb")
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	out, _ := exec.CommandContext(ctx, needGDB(tb), append([]string{"-nx", "-batch"}, args...)...).CombinedOutput()
+	out, _ := exec.CommandContext(ctx, "gdb", append([]string{"-nx", "-batch"}, args...)...).CombinedOutput()
 	return string(out)
 }
 

@@ -236,7 +236,7 @@ func (sh *Shell) quit(ctx context.Context, s *commands.Session, status string) e
 	if status != "" {
 		n, err := strconv.ParseUint(status, 0, 64)
 		if err != nil {
-			if n, _, err = s.Debuggee.Evaluate(ctx, status); err != nil {
+			if n, _, err = s.Eval.Evaluate(ctx, status); err != nil {
 				return fmt.Errorf("the exit status %s: %w", status, err)
 			}
 		}

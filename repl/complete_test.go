@@ -23,7 +23,7 @@ func TestComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	sh := newTestShell(t, newFakeGDB(), NewOutput(io.Discard, io.Discard, false), func(c *Config) {
-		c.Session.Maps = vm.NewCache(oneMapping{})
+		c.Session.Maps = vm.NewOverlay(oneMapping{})
 	})
 	tests := []struct {
 		left, head string

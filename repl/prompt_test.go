@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	out := NewOutput(os.Stdout, os.Stderr, false)
 	sh := newTestShell(&testing.T{}, g, out, func(c *Config) {
 		c.Stdin, c.Banner, c.HistoryFile = os.Stdin, "dbgsh under test", HistoryPath()
-		c.Session.Maps = vm.NewCache(oneMapping{})
+		c.Session.Maps = vm.NewOverlay(oneMapping{})
 	})
 	reg := sh.Session.Registry
 	for _, c := range []commands.Command{

@@ -5,104 +5,107 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"dbgsh/vm"
 	"dbgsh/vm/image"
 )
 
-// openCore is a core file that has been read, with what tells it from another.
-type openCore struct {
-	path, exe string
-	size      int64
-	written   time.Time
-	file      *os.File
-	core      *image.Core
-}
+// core is a core file that GDB has open.
+type core struct{ v *View }
 
-func (c *openCore) Close() error { return errors.Join(c.core.Close(), c.file.Close()) }
+func openCore(v *View) source { return core{v} }
 
-// coreLine is how "info files" names the core (gdb/exec.c, print_section_info).
-var coreLine = regexp.MustCompile("(?m)^Local core dump file:\n\t`(.*)', file type ")
-
-// core is the core file that GDB has open, parsed once.
-func (t *Target) core(ctx context.Context, inf *inferior) (*openCore, error) {
-	text, err := t.query(ctx, "info files")
+// Map is the map of the process that left the core file.
+func (c core) Map(ctx context.Context) (*vm.Map, error) {
+	file, err := c.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	m := coreLine.FindStringSubmatch(text)
-	if m == nil {
-		return nil, errors.New("GDB does not say which core file it has open")
+	m, err := file.core.Map(ctx)
+	if err != nil {
+		return nil, err
 	}
-	path := m[1]
+	whole := m.Like(m.Mappings)
+	whole.From.Place = file.path
+	whole.Notes = slices.Concat(m.Notes, fileNotes(file.core.Files))
+	return whole, nil
+}
+
+// Memory is what the core has, and what the files have that it names.
+func (c core) Memory(ctx context.Context) (vm.Memory, error) {
+	file, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return coreMemory{file.core}, nil
+}
+
+func (c core) Describe(ctx context.Context) (pid int, from string) {
+	file, err := c.open(ctx)
+	if err != nil {
+		return 0, "nothing: " + err.Error()
+	}
+	return 0, file.path
+}
+
+// coreMemory reads a core that stays open.
+type coreMemory struct{ *image.Core }
+
+func (coreMemory) Close() error { return nil }
+
+// openedCore is a core file that has been read, with what tells it from another.
+type openedCore struct {
+	path, program string
+	size          int64
+	written       time.Time
+	file          *os.File
+	core          *image.Core
+}
+
+func (c *openedCore) Close() error { return errors.Join(c.core.Close(), c.file.Close()) }
+
+// open is the core file that GDB has open, read once for each.
+func (c core) open(ctx context.Context) (*openedCore, error) {
+	path, err := c.v.t.CoreFile(ctx)
+	if err != nil {
+		return nil, err
+	}
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	t.coreMu.Lock()
-	defer t.coreMu.Unlock()
-	if c := t.opened; c != nil {
-		if c.path == path && c.exe == inf.executable && c.size == st.Size() && c.written.Equal(st.ModTime()) {
+	return c.v.t.kept.openCore(ctx, path, c.v.Inferior.Program, st)
+}
+
+// openCore is the core file at a path, read once as long as it stays the same.
+func (k *kept) openCore(ctx context.Context, path, program string, st os.FileInfo) (*openedCore, error) {
+	k.coreMu.Lock()
+	defer k.coreMu.Unlock()
+	if c := k.core; c != nil {
+		if c.path == path && c.program == program && c.size == st.Size() && c.written.Equal(st.ModTime()) {
 			return c, nil
 		}
-		t.opened = nil
+		k.core = nil
 		if err := c.Close(); err != nil {
 			return nil, err
 		}
 	}
-	f, err := OpenRegular(path)
+	f, err := image.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
-	core, err := image.OpenCore(ctx, f, st.Size(), image.CoreOptions{Open: openMappedFile, Exe: inf.executable})
+	core, err := image.OpenCore(ctx, f, st.Size(), image.CoreOptions{Open: openMappedFile, Exe: program})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
-	t.opened = &openCore{path: path, exe: inf.executable, size: st.Size(), written: st.ModTime(), file: f, core: core}
-	return t.opened, nil
+	k.core = &openedCore{path: path, program: program, size: st.Size(), written: st.ModTime(), file: f, core: core}
+	return k.core, nil
 }
 
 // openMappedFile opens a file that a core names, which may be anything by now.
-func openMappedFile(path string) (image.CoreFile, error) { return OpenRegular(path) }
-
-// OpenRegular opens a regular file for reading. Nothing else is opened, and no
-// FIFO is waited for.
-func OpenRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("open %s: not a regular file", path)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
-// coreMap is the map of the process that left the core file.
-func (t *Target) coreMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
-	c, err := t.core(ctx, inf)
-	if err != nil {
-		return nil, err
-	}
-	m, err := c.core.Map(ctx)
-	if err != nil {
-		return nil, err
-	}
-	whole := *m
-	if notes := fileNotes(c.core.Files); len(notes) > 0 {
-		whole.Notes = slices.Concat(m.Notes, notes)
-	}
-	return &whole, nil
-}
+func openMappedFile(path string) (image.CoreFile, error) { return image.OpenRegular(path) }
 
 // fileNotes says which mapped files stand in for what the core has not.
 func fileNotes(files []image.CoreFileUse) []string {
@@ -127,8 +130,3 @@ func fileNotes(files []image.CoreFileUse) []string {
 	}
 	return notes
 }
-
-// coreMemory reads a core that its Target keeps open.
-type coreMemory struct{ *image.Core }
-
-func (coreMemory) Close() error { return nil }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"dbgsh/internal/testkit"
 	"dbgsh/vm"
 	"dbgsh/vm/search"
 )
@@ -15,7 +16,7 @@ import (
 // process it is written of. What the formats of cores can hold is tested with
 // their parser.
 func TestMapOfCore(t *testing.T) {
-	prog := compile(t, "tour")
+	prog := testkit.BuildC(t, "tour")
 	d := start(t, prog)
 	d.gdbLines("break checkpoint", "run")
 	live, err := d.Map(d.ctx)
@@ -27,9 +28,9 @@ func TestMapOfCore(t *testing.T) {
 	for _, program := range []string{"", prog} {
 		c := start(t, program)
 		c.gdbLines("core-file " + file)
-		inf, err := c.inferior(c.ctx)
-		if err != nil || inf.kind != KindCore {
-			t.Fatalf("kind is %v, %v", inf.kind, err)
+		v, err := c.View(c.ctx)
+		if err != nil || v.Kind != KindCore {
+			t.Fatalf("kind is %v, %v", v.Kind, err)
 		}
 		m, err := c.Map(c.ctx)
 		if err != nil {
@@ -74,7 +75,7 @@ func TestMapOfCore(t *testing.T) {
 // TestMemoryOfProgram compares what is read of a program that does not run with
 // what GDB reads.
 func TestMemoryOfProgram(t *testing.T) {
-	d := start(t, compile(t, "tour"))
+	d := start(t, testkit.BuildC(t, "tour"))
 	mem, err := d.Memory(d.ctx)
 	if err != nil {
 		t.Fatal(err)

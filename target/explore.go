@@ -6,19 +6,19 @@ import (
 	"dbgsh/vm"
 )
 
-// Explored is the readable memory around an address.
-type Explored struct {
+// explored is the readable memory around an address.
+type explored struct {
 	vm.Range
-	// Cut says that the limit was reached: what lies beyond was not read.
-	Cut bool
+	// cut says that the limit was reached: what lies beyond was not read.
+	cut bool
 }
 
-// Explore reads one byte of each page of size page (a power of two), from the
+// explore reads one byte of each page of size page (a power of two), from the
 // one that holds addr upwards and then downwards, until one cannot be read or
 // limit bytes have been seen. The range is empty where addr itself cannot be
 // read. It never goes beyond the address last, nor wraps. A reader that says why
 // it cannot read ends it with that error.
-func Explore(ctx context.Context, r vm.Reader, addr, last, page, limit uint64) (Explored, error) {
+func explore(ctx context.Context, r vm.Reader, addr, last, page, limit uint64) (explored, error) {
 	limit = max(limit, page)
 	var b [1]byte
 	readable := func(at uint64) (bool, error) {
@@ -28,9 +28,9 @@ func Explore(ctx context.Context, r vm.Reader, addr, last, page, limit uint64) (
 	first := addr &^ (page - 1)
 	ok, err := readable(first)
 	if err != nil || !ok {
-		return Explored{}, err
+		return explored{}, err
 	}
-	found := Explored{Range: vm.Range{Start: first, Size: page}}
+	found := explored{Range: vm.Range{Start: first, Size: page}}
 	for up := true; ; {
 		next := found.Start - page
 		atEnd := found.Start == 0
@@ -41,11 +41,11 @@ func Explore(ctx context.Context, r vm.Reader, addr, last, page, limit uint64) (
 		ok := false
 		if !atEnd {
 			if found.Size+page > limit {
-				found.Cut = true // not even looked at: it is beyond what was allowed
+				found.cut = true // not even looked at: it is beyond what was allowed
 				return found, nil
 			}
 			if ok, err = readable(next); err != nil {
-				return Explored{}, err
+				return explored{}, err
 			}
 		}
 		switch {

@@ -32,7 +32,7 @@ func TestExploreAgainstNaive(t *testing.T) {
 		}
 		addr := (base+rapid.Uint64Range(0, 7).Draw(t, "page"))*0x1000 + rapid.Uint64Range(0, 0xfff).Draw(t, "offset")
 		limit := rapid.Uint64Range(0, 9).Draw(t, "limit") * 0x1000
-		got, err := Explore(context.Background(), mem, addr, last, 0x1000, limit)
+		got, err := explore(context.Background(), mem, addr, last, 0x1000, limit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,8 +52,8 @@ func TestExploreAgainstNaive(t *testing.T) {
 		}
 		whole := (hi - lo + 1) * 0x1000
 		// At the limit the pages beyond are not looked at, so they may be nothing.
-		if want := min(whole, max(limit, 0x1000)); got.Size != want || whole > want && !got.Cut || got.Cut && got.Size < max(limit, 0x1000) {
-			t.Fatalf("got %v (cut: %v), want %#x bytes of %#x-%#x", got.Range, got.Cut, want, lo, hi)
+		if want := min(whole, max(limit, 0x1000)); got.Size != want || whole > want && !got.cut || got.cut && got.Size < max(limit, 0x1000) {
+			t.Fatalf("got %v (cut: %v), want %#x bytes of %#x-%#x", got.Range, got.cut, want, lo, hi)
 		}
 		if !got.Contains(addr) || got.Start/0x1000 < lo || got.Last()/0x1000 > hi {
 			t.Fatalf("got %v of pages %#x-%#x", got.Range, lo, hi)

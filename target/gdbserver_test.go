@@ -1,73 +1,36 @@
 package target
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
+	"dbgsh/internal/testkit"
+	"dbgsh/target/proc"
 	"dbgsh/vm"
 	"dbgsh/vm/search"
 )
 
-// serve starts gdbserver on a program and returns where it listens. It ends
-// with the test.
+// serve starts gdbserver on a program and returns where it listens.
 func serve(t testing.TB, args ...string) string {
 	t.Helper()
-	addr, _ := serveProcess(t, args...)
+	addr, _ := testkit.GDBServer(t, args...)
 	return addr
 }
 
-func serveProcess(t testing.TB, args ...string) (addr string, server *os.Process) {
-	t.Helper()
-	need(t, "gdbserver")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr = l.Addr().String()
-	l.Close()
-	cmd := exec.Command("gdbserver", append([]string{"--once", addr}, args...)...)
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	lines := bufio.NewScanner(stderr)
-	for lines.Scan() {
-		if strings.HasPrefix(lines.Text(), "Listening on port") {
-			go func() { // so that it never waits for a reader
-				for lines.Scan() {
-				}
-			}()
-			return addr, cmd.Process
-		}
-	}
-	t.Fatalf("gdbserver does not listen: %v", lines.Err())
-	return "", nil
-}
-
 func TestMapBehindGDBServer(t *testing.T) {
-	prog := compile(t, "oddmaps")
+	prog := testkit.BuildC(t, "oddmaps")
 	for _, how := range []string{"remote", "extended-remote"} {
 		t.Run(how, func(t *testing.T) {
 			d := start(t, prog)
 			d.gdbLines("target "+how+" "+serve(t, prog, t.TempDir()), "break ready", "continue")
 			d.sameMap()
-			inf, err := d.inferior(d.ctx)
-			if err != nil || inf.kind != KindGDBServer {
-				t.Errorf("kind is %v, %v", inf.kind, err)
+			v, err := d.View(d.ctx)
+			if err != nil || v.Kind != KindGDBServer {
+				t.Errorf("kind is %v, %v", v.Kind, err)
 			}
 			m, err := d.Map(d.ctx)
 			if err != nil || m.Mappings[0].Source != vm.SourceRemote {
@@ -112,7 +75,7 @@ func (d *debuggee) sameMemory(m *vm.Map) {
 }
 
 func TestMemoryOfProcess(t *testing.T) {
-	d := start(t, compile(t, "oddmaps"), t.TempDir())
+	d := start(t, testkit.BuildC(t, "oddmaps"), t.TempDir())
 	d.gdbLines("break ready", "run")
 	m, err := d.Map(d.ctx)
 	if err != nil {
@@ -122,7 +85,7 @@ func TestMemoryOfProcess(t *testing.T) {
 }
 
 func TestSearchBehindGDBServer(t *testing.T) {
-	prog := compile(t, "oddmaps")
+	prog := testkit.BuildC(t, "oddmaps")
 	d := start(t, prog)
 	d.gdbLines("target remote "+serve(t, prog, t.TempDir()), "break ready", "continue")
 	m, err := d.Map(d.ctx)
@@ -134,7 +97,7 @@ func TestSearchBehindGDBServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mem.Close()
-	local, err := OpenProcMem(d.pid(), ProcMemOptions{})
+	local, err := proc.OpenMemory(d.pid(), proc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,17 +134,17 @@ func TestSearchBehindGDBServer(t *testing.T) {
 }
 
 func TestServerDiesWhileTheTargetRuns(t *testing.T) {
-	prog := compile(t, "oddmaps") // waits for its input
+	prog := testkit.BuildC(t, "oddmaps") // waits for its input
 	for _, line := range []string{"continue", "stepi"} {
 		d := start(t, prog)
-		addr, server := serveProcess(t, prog, t.TempDir())
+		addr, server := testkit.GDBServer(t, prog, t.TempDir())
 		d.gdbLines("target remote "+addr, "break ready", "continue")
 		died := make(chan error, 1)
 		go func() {
 			for running, changed := d.Running(); !running && line == "continue"; running, changed = d.Running() {
 				<-changed
 			}
-			died <- server.Kill()
+			died <- server.Process.Kill()
 		}()
 		if line != "continue" {
 			if err := <-died; err != nil {

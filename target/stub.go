@@ -3,45 +3,56 @@ package target
 import (
 	"context"
 	"debug/elf"
-	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 
 	"dbgsh/target/gdb"
-	"dbgsh/target/mi"
 	"dbgsh/vm"
 	"dbgsh/vm/image"
 )
 
-// stubMap is what is declared of the memory behind a stub that has no map: the
+// stub is something behind a remote stub of which nothing more is known.
+type stub struct{ v *View }
+
+func openStub(v *View) source { return stub{v} }
+
+func (s stub) Map(ctx context.Context) (*vm.Map, error) { return declared(ctx, s.v) }
+
+// Memory is read through GDB.
+func (s stub) Memory(context.Context) (vm.Memory, error) {
+	return gdb.NewMemory(s.v.t.GDB, true), nil
+}
+
+func (stub) Describe(context.Context) (pid int, from string) {
+	return 0, "what the stub and the program's file declare"
+}
+
+// declared is what is declared of the memory behind a stub that has no map: the
 // regions that the stub itself declares and the segments of the program.
 // Nothing is read for it.
-func (t *Target) stubMap(ctx context.Context, inf *inferior) (*vm.Map, error) {
-	ptr, _, err := t.archOf(ctx, inf)
+func declared(ctx context.Context, v *View) (*vm.Map, error) {
+	ptr, _, err := v.Arch(ctx)
 	if err != nil {
 		return nil, err
 	}
-	m := &vm.Map{AddressBits: 8 * ptr}
-	text, err := t.query(ctx, "info mem")
+	m := &vm.Map{AddressBits: 8 * ptr, From: vm.Origin{Source: vm.SourceStub, Place: "what the stub and the program's file declare"}}
+	regions, err := v.t.DeclaredRegions(ctx)
 	if err != nil {
 		return nil, err
-	}
-	regions, err := gdb.ParseInfoMem(text)
-	if err != nil {
-		return nil, fmt.Errorf("info mem: %w", err)
 	}
 	m.Mappings = append(m.Mappings, regions...)
-	if inf.executable != "" && !strings.HasPrefix(inf.executable, onTarget) {
-		segments, err := programSegments(inf.executable)
+	if program := v.Inferior.Program; program != "" && !strings.HasPrefix(program, onTarget) {
+		segments, err := programSegments(program)
 		if err != nil {
 			m.Notes = append(m.Notes, err.Error())
 		}
 		m.Mappings = append(m.Mappings, segments...)
 	}
 	vm.Sort(m.Mappings)
-	m.Notes = append(m.Notes, fmt.Sprintf("only what is declared: %v tells of no memory map; vmmap_add, vmmap_load and vmmap_explore add to it", inf.kind))
+	m.Partial = []vm.Lack{{
+		Of:  vm.LackMappings,
+		Why: fmt.Sprintf("only what is declared: %v tells of no memory map; vmmap_add, vmmap_load and vmmap_explore add to it", v.Kind),
+	}}
 	return m, nil
 }
 
@@ -52,7 +63,7 @@ const onTarget = "target:"
 // programSegments is the segments of a program where it was linked, with the
 // bounds that the file gives them.
 func programSegments(path string) ([]vm.Mapping, error) {
-	f, err := OpenRegular(path)
+	f, err := image.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -69,59 +80,4 @@ func programSegments(path string) ([]vm.Mapping, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return ms, nil
-}
-
-// explorePage is the step in bytes in which memory is explored: the smallest
-// page of the architectures that GDB knows.
-const explorePage = 4096
-
-// ErrMapKnown says that there is nothing to explore, since the map is known.
-var ErrMapKnown = errors.New("the memory map of this kind of target is known; vmmap shows it")
-
-// Explore finds the bounds of the readable memory around addr by reading a byte
-// of each page, at most limit bytes far. The mapping is empty where nothing can
-// be read at addr.
-func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping, cut bool, err error) {
-	inf, err := t.inferior(ctx)
-	if err != nil {
-		return m, false, err
-	}
-	switch inf.kind {
-	case KindNone:
-		return m, false, vm.ErrNoProcess
-	case KindNative, KindCore, KindGDBServer:
-		return m, false, ErrMapKnown
-	}
-	ptr, _, err := t.archOf(ctx, &inf)
-	if err != nil {
-		return m, false, err
-	}
-	last := uint64(math.MaxUint64)
-	if ptr == 4 {
-		last = math.MaxUint32
-	}
-	found, err := Explore(ctx, newGDBMemory(t, false), addr, last, explorePage, limit)
-	return vm.Mapping{
-		Range: found.Range, Perm: vm.KnownRead | vm.Read, Name: "<explored>", Source: vm.SourceExplored,
-	}, found.Cut, err
-}
-
-// Registers is the values of the selected thread's registers that are numbers
-// the size of a pointer or less.
-func (t *Target) Registers(ctx context.Context) ([]uint64, error) {
-	res, err := t.send(ctx, "data-list-register-values", "--skip-unavailable", "x")
-	var said *mi.Error
-	if errors.As(err, &said) && strings.Contains(said.Msg, "No registers") {
-		return nil, vm.ErrNoProcess
-	}
-	if err != nil {
-		return nil, err
-	}
-	var values []uint64
-	for _, r := range res.Tuples("register-values") {
-		if v, err := strconv.ParseUint(r.Str("value"), 0, 64); err == nil {
-			values = append(values, v)
-		}
-	}
-	return values, nil
 }

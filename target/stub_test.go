@@ -12,13 +12,14 @@ import (
 	"sync"
 	"testing"
 
+	"dbgsh/internal/testkit"
 	"dbgsh/vm"
 	"dbgsh/vm/search"
 )
 
-// stub plays a bare machine behind a remote stub: memory that can be read, the
+// fakeStub plays a bare machine behind a remote stub: memory that can be read, the
 // regions that it declares, and a record of what was read.
-type stub struct {
+type fakeStub struct {
 	readable vm.Range
 	regions  string // qXfer:memory-map, "" for none
 
@@ -26,45 +27,26 @@ type stub struct {
 	reads []vm.Range // since the last call of forget
 }
 
-func (s *stub) forget() {
+func (s *fakeStub) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reads = nil
 }
 
-func (s *stub) seen() []vm.Range {
+func (s *fakeStub) seen() []vm.Range {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.reads
 }
 
 // listen serves one connection and returns the address.
-func (s *stub) listen(t *testing.T) string {
+func (s *fakeStub) listen(t *testing.T) string {
 	t.Helper()
-	return acceptOne(t, s.serve)
-}
-
-// acceptOne listens, and has one connection served; it returns the address.
-func acceptOne(t testing.TB, serve func(net.Conn)) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		serve(c)
-	}()
-	return l.Addr().String()
+	return testkit.AcceptOne(t, s.serve)
 }
 
 // serve answers packets of the remote serial protocol (GDB's manual, appendix E).
-func (s *stub) serve(c net.Conn) {
+func (s *fakeStub) serve(c net.Conn) {
 	in := bufio.NewReader(c)
 	for {
 		b, err := in.ReadByte()
@@ -95,7 +77,7 @@ func (s *stub) serve(c net.Conn) {
 // stubSP is where the stub's stack pointer points.
 const stubSP = 0x20003f00
 
-func (s *stub) answer(p string) string {
+func (s *fakeStub) answer(p string) string {
 	switch {
 	case strings.HasPrefix(p, "qSupported"):
 		if s.regions != "" {
@@ -135,16 +117,16 @@ func (s *stub) answer(p string) string {
 }
 
 func TestStubWithoutMap(t *testing.T) {
-	s := &stub{readable: vm.Range{Start: 0x20000000, Size: 0x5000}}
+	s := &fakeStub{readable: vm.Range{Start: 0x20000000, Size: 0x5000}}
 	d := start(t, "")
 	d.gdbLines("set architecture i386:x86-64", "target remote "+s.listen(t))
-	inf, err := d.inferior(d.ctx)
-	if err != nil || inf.kind != KindStub {
-		t.Fatalf("kind is %v, %v", inf.kind, err)
+	v, err := d.View(d.ctx)
+	if err != nil || v.Kind != KindStub {
+		t.Fatalf("kind is %v, %v", v.Kind, err)
 	}
 	s.forget()
 	m, err := d.Map(d.ctx)
-	if err != nil || len(m.Mappings) != 0 || len(m.Notes) != 1 {
+	if err != nil || len(m.Mappings) != 0 || len(m.Unlisted()) != 1 {
 		t.Fatalf("got %+v, %v", m, err)
 	}
 	if _, err := d.Status(d.ctx); err != nil {
@@ -192,7 +174,7 @@ func TestStubWithoutMap(t *testing.T) {
 }
 
 func TestStubWithRegions(t *testing.T) {
-	s := &stub{readable: vm.Range{Start: 0x20000000, Size: 0x5000}, regions: `<?xml version="1.0"?>
+	s := &fakeStub{readable: vm.Range{Start: 0x20000000, Size: 0x5000}, regions: `<?xml version="1.0"?>
 <!DOCTYPE memory-map PUBLIC "+//IDN gnu.org//DTD GDB Memory Map V1.0//EN" "http://sourceware.org/gdb/gdb-memory-map.dtd">
 <memory-map><memory type="ram" start="0x20000000" length="0x5000"/><memory type="rom" start="0x0" length="0x1000"/></memory-map>`}
 	d := start(t, "")
@@ -208,7 +190,7 @@ func TestStubWithRegions(t *testing.T) {
 }
 
 func TestExploreWhereTheMapIsKnown(t *testing.T) {
-	d := start(t, compile(t, "tour"))
+	d := start(t, testkit.BuildC(t, "tour"))
 	if _, _, err := d.Explore(d.ctx, 0, 1); !errors.Is(err, vm.ErrNoProcess) {
 		t.Errorf("without a process: %v", err)
 	}

@@ -1,8 +1,6 @@
 package vm
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -193,88 +191,6 @@ func TestRangeLaws(t *testing.T) {
 			}
 		}
 	})
-}
-
-type fakeMapper struct {
-	m     *Map
-	err   error
-	calls int
-}
-
-func (f *fakeMapper) Map(context.Context) (*Map, error) {
-	f.calls++
-	return f.m, f.err
-}
-
-func TestCache(t *testing.T) {
-	ctx := context.Background()
-	src := &fakeMapper{m: exampleMap()}
-	c := NewCache(src)
-	get := func() *Map {
-		t.Helper()
-		m, err := c.Map(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	get()
-	if get(); src.calls != 1 {
-		t.Errorf("asked %d times for one stop", src.calls)
-	}
-	overlaps, err := c.Add(get(), Mapping{Range: Range{0x400800, 0x2000}, Name: "mine"}, Mapping{Range: Range{0x10, 1}})
-	if err != nil || len(overlaps) != 1 || overlaps[0].Count != 2 || overlaps[0].Over.Start != 0x400000 {
-		t.Errorf("got %+v, %v", overlaps, err)
-	}
-	if m := get(); len(m.Mappings) != 8 || m.Mappings[0].Start != 0x10 || src.calls != 1 || len(src.m.Mappings) != 6 {
-		t.Errorf("after Add: %d mappings, %d calls", len(m.Mappings), src.calls)
-	}
-	c.Invalidate()
-	if m := get(); len(m.Mappings) != 8 || src.calls != 2 {
-		t.Errorf("after a stop: %d mappings, %d calls", len(m.Mappings), src.calls)
-	}
-	src.m = &Map{Live: true}
-	c.Invalidate()
-	get()
-	if get(); src.calls != 4 {
-		t.Errorf("a live map was kept: %d calls", src.calls)
-	}
-	src.m, src.err = nil, ErrNoProcess
-	if m := get(); len(m.Mappings) != 2 || len(m.Notes) != 1 {
-		t.Errorf("without a process: %+v", m)
-	}
-	for _, bad := range []Range{{0x1000, 0}, {1<<64 - 1, 2}} {
-		if _, err := c.Add(nil, Mapping{Range: Range{1, 1}}, Mapping{Range: bad}); err == nil {
-			t.Errorf("%v was added", bad)
-		}
-	}
-	if n := c.ClearAdded(); n != 2 {
-		t.Errorf("%d dropped", n)
-	}
-	if _, err := c.Map(ctx); !errors.Is(err, ErrNoProcess) {
-		t.Errorf("got %v", err)
-	}
-}
-
-// turning is a source whose answer makes the cache stale while it is asked, as
-// a target does that runs.
-type turning struct{ c *Cache }
-
-func (s turning) Map(context.Context) (*Map, error) {
-	s.c.Invalidate()
-	return exampleMap(), nil
-}
-
-func TestCacheIsMadeStaleWhileItAsks(t *testing.T) {
-	src := &turning{}
-	src.c = NewCache(src)
-	first, err := src.c.Map(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if second, err := src.c.Map(context.Background()); err != nil || second == first {
-		t.Errorf("a map that was stale before it came is kept: %v", err)
-	}
 }
 
 func TestClipOfCore(t *testing.T) {

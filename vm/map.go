@@ -14,14 +14,94 @@ type Map struct {
 	Mappings []Mapping
 	// AddressBits is the width of the debuggee's addresses: 32 or 64.
 	AddressBits int
-	// Live says that the debuggee ran while the map was read, so that the map
-	// is not to be kept.
+	// From is where the map was read.
+	From Origin
+	// Partial is what the map is known not to tell, nil for a whole one.
+	Partial []Lack
+	// Live says that the debuggee ran while the map was read, so that it holds
+	// for that moment only.
 	Live bool
-	// Notes say what the map cannot tell, one sentence each.
+	// Notes say what else is to be known of the map, one sentence each.
 	Notes []string
 	// Rules say what else decides about accesses, which is not in the
 	// permissions, one sentence each.
 	Rules []string
+}
+
+// Origin says where a map was read.
+type Origin struct {
+	Source  Source // that of its mappings, "" for unknown
+	Place   string // the file, process or command, as in /proc/7/maps
+	Instead string // why it was not read from a better place, "" where there is none
+}
+
+// String is the origin as part of a sentence.
+func (o Origin) String() string {
+	s := o.Place
+	if s == "" {
+		s = string(o.Source)
+	}
+	if o.Instead != "" {
+		s += ", since " + o.Instead
+	}
+	return s
+}
+
+// Lack is something that a map is known not to tell.
+type Lack struct {
+	Of  LackOf
+	Why string // what it lacks, for people
+}
+
+// LackOf is the kind of a Lack.
+type LackOf uint8
+
+// The kinds of what maps lack.
+const (
+	LackMappings    LackOf = iota // more may be mapped than is listed
+	LackPermissions               // permissions of some mappings
+	LackDetails                   // other properties of mappings: inodes, sharing
+)
+
+// String names the kind.
+func (l LackOf) String() string { return [...]string{"mappings", "permissions", "details"}[l] }
+
+// Like is a map of other mappings for which the same holds as for m.
+func (m *Map) Like(ms []Mapping) *Map {
+	c := *m
+	c.Mappings = ms
+	return &c
+}
+
+// About is what is to be said of the map, one sentence each: where it was read
+// where that is not the usual place, that it may not hold any more, its notes,
+// and what it lacks.
+func (m *Map) About() []string {
+	var about []string
+	switch {
+	case m.From.Instead != "", m.From.Source == SourceQEMU, m.From.Source == SourceMonitor, m.From.Source == SourceExplored:
+		about = append(about, "from "+m.From.String())
+	}
+	if m.Live {
+		about = append(about, "the debuggee runs, so that the map holds for one moment only")
+	}
+	about = append(about, m.Notes...)
+	for _, l := range m.Partial {
+		about = append(about, l.Why)
+	}
+	return about
+}
+
+// Unlisted is why more may be mapped than the map lists, one sentence each; it is
+// empty where it lists everything.
+func (m *Map) Unlisted() []string {
+	var why []string
+	for _, l := range m.Partial {
+		if l.Of == LackMappings {
+			why = append(why, l.Why)
+		}
+	}
+	return why
 }
 
 // Mapper hands over the memory map of a debuggee as it is now. An error means

@@ -12,6 +12,18 @@ type Reader interface {
 	ReadMemory(ctx context.Context, p []byte, addr uint64) (n int, err error)
 }
 
+// Memory is a Reader of a debuggee's memory that is open until it is closed.
+type Memory interface {
+	Reader
+	Close() error
+}
+
+// Noter is a Reader that says what reading has done to the debuggee and what it
+// could not do, one sentence each.
+type Noter interface {
+	Notes() []string
+}
+
 // Extent is a part of a mapping as a Sparse reader describes it.
 type Extent struct {
 	Range

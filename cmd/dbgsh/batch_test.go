@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -14,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dbgsh/internal/testkit"
 )
 
 // batch runs dbgsh to its end.
@@ -75,7 +75,7 @@ func TestLongLine(t *testing.T) {
 // Names that are not ASCII, in GDB's output, in maps, and as arguments.
 func TestUTF8(t *testing.T) {
 	t.Parallel()
-	need(t, "gcc")
+	testkit.Need(t, "gcc")
 	dir := filepath.Join(t.TempDir(), "été ☀")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -178,36 +178,13 @@ func TestSignalsInAScript(t *testing.T) {
 // A stub, and its end: the target is lost.
 func TestStub(t *testing.T) {
 	t.Parallel()
-	need(t, "gdbserver")
 	prog := program(t, "testdata/inferior.c")
-	listen := func() (server *exec.Cmd, port string) {
-		server = exec.Command("gdbserver", "--once", "127.0.0.1:0", prog, "spin")
-		stderr, err := server.StderrPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := server.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			server.Process.Kill()
-			server.Wait()
-		})
-		lines := bufio.NewScanner(stderr)
-		for lines.Scan() {
-			if _, port, found := strings.Cut(lines.Text(), "Listening on port "); found {
-				return server, port
-			}
-		}
-		t.Fatal("gdbserver does not listen")
-		return nil, ""
-	}
-	_, port := listen()
+	addr, _ := testkit.GDBServer(t, prog, "spin")
 	mustMatch(t, `(?s)Breakpoint 1, checkpoint .*\$1 = 1592651789\n.*\[Inferior 1 .* killed\]`,
-		"-r", "127.0.0.1:"+port, "-ex", "break checkpoint", "-ex", "continue", "-ex", "print value", "-ex", "kill", prog)
+		"-r", addr, "-ex", "break checkpoint", "-ex", "continue", "-ex", "print value", "-ex", "kill", prog)
 
-	server, port := listen()
-	stdout, stderr, status := batch(t, "-keep-going", "-r", "127.0.0.1:"+port,
+	addr, server := testkit.GDBServer(t, prog, "spin")
+	stdout, stderr, status := batch(t, "-keep-going", "-r", addr,
 		"-ex", fmt.Sprintf("!kill -9 %d", server.Process.Pid), "-ex", "print value", "-ex", `echo no\n`, prog)
 	if status != 3 || !regexp.MustCompile(`^-ex: print: the target is lost: .*\n$`).MatchString(stderr) || strings.Contains(stdout, "no\n") {
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
@@ -230,7 +207,7 @@ func TestInputOfADebuggeeOfAPipedScript(t *testing.T) {
 // Nobody reads standard output: dbgsh can be left, and GDB is not killed.
 func TestStuckOutput(t *testing.T) {
 	t.Parallel()
-	need(t, "yes")
+	testkit.Need(t, "yes")
 	for _, both := range []bool{false, true} {
 		r, w, err := os.Pipe()
 		if err != nil {

@@ -19,7 +19,8 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
-	"dbgsh/target"
+	"dbgsh/internal/testkit"
+	"dbgsh/target/proc"
 	"dbgsh/vm"
 	"dbgsh/vm/search"
 )
@@ -35,7 +36,7 @@ type bench struct {
 
 func newBench(b *testing.B) *bench {
 	b.Helper()
-	need(b, "gdb", "gcc")
+	testkit.Need(b, "gdb", "gcc")
 	dir := b.TempDir()
 	if err := makeHome(dir); err != nil {
 		b.Fatal(err)
@@ -249,7 +250,7 @@ func BenchmarkSearch(b *testing.B) {
 
 	gdb := x.start("gdb", "-nx", "-q")
 	gdb.run(fmt.Sprintf("attach %d", cmd.Process.Pid))
-	memory, err := target.OpenProcMem(cmd.Process.Pid, target.ProcMemOptions{})
+	memory, err := proc.OpenMemory(cmd.Process.Pid, proc.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

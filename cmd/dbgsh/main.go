@@ -19,8 +19,8 @@ import (
 	"dbgsh/commands"
 	"dbgsh/repl"
 	"dbgsh/target"
+	"dbgsh/target/gdb"
 	"dbgsh/target/mi"
-	"dbgsh/vm"
 )
 
 const version = "0.1.0"
@@ -199,19 +199,18 @@ func (o *options) session(log io.Writer) (status int, err error) {
 	}
 	out := repl.NewOutput(os.Stdout, os.Stderr, o.json)
 
-	var maps *vm.Cache
 	settings := commands.NewSettings()
 	tgt, err := target.New(target.Config{
-		GDB: o.gdb, StartUp: o.gdbInit, Program: o.program, Args: o.args,
-		Terminal: atPrompt, NoInput: o.stdinIsScript(), Inferior: out.Inferior(), Stray: out.Inferior(), Log: log,
-		OnChange: func() { maps.Invalidate() }, OnGone: func() { maps.ProcessGone() },
+		Config: gdb.Config{
+			GDB: o.gdb, StartUp: o.gdbInit, Program: o.program, Args: o.args,
+			Terminal: atPrompt, NoInput: o.stdinIsScript(), Inferior: out.Inferior(), Stray: out.Inferior(), Log: log,
+		},
 		QEMUUserMap: func() target.QEMUUserMap { return target.QEMUUserMap(settings.Get("qemu-user-vmmap")) },
 		KernelMap:   settings.KernelMap,
 	})
 	if err != nil {
 		return 0, err
 	}
-	maps = vm.NewCache(tgt)
 	registry, err := commands.NewRegistry(commands.All()...)
 	if err != nil {
 		return 0, err
@@ -221,9 +220,7 @@ func (o *options) session(log io.Writer) (status int, err error) {
 	}
 	shell := repl.New(repl.Config{
 		Output: out, Stdin: os.Stdin,
-		Session: &commands.Session{
-			Debuggee: tgt, Maps: maps, Registry: registry, Settings: settings,
-		},
+		Session:  commands.NewSession(tgt, registry, settings),
 		Debugger: tgt,
 		JSON:     o.json, KeepGoing: o.keepGoing,
 		StdinIsScript: o.stdinIsScript(),

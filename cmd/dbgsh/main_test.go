@@ -10,6 +10,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"dbgsh/internal/testkit"
 	"dbgsh/target/mi"
 )
 
@@ -66,35 +67,18 @@ func compile(source, path string) error {
 	if _, err := exec.LookPath(compiler); err != nil {
 		return nil
 	}
-	args := []string{"-g", "-O0", "-o", path, source}
+	var flags []string
 	if nameOf(source) == "inferior" {
-		args = append(args, "-static") // GDB has less to read when it attaches
+		flags = append(flags, "-static") // GDB has less to read when it attaches
 	}
-	cmd := exec.Command(compiler, args...)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", cmd, err, text)
-	}
-	return nil
+	return testkit.Compile(path, compiler, source, flags...)
 }
 
 // program is a debuggee that was built of the source file.
 func program(t testing.TB, source string) string {
 	t.Helper()
-	need(t, compilerOf(source))
+	testkit.Need(t, compilerOf(source))
 	return filepath.Join(os.Getenv(programsVar), nameOf(source))
-}
-
-// need skips the test where a tool is missing; under make test that fails it.
-func need(t testing.TB, tools ...string) {
-	t.Helper()
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("DBGSH_TEST_REQUIRE") != "" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
 }
 
 // homeEnv is the environment of a user whose home is dir, which holds
@@ -123,7 +107,7 @@ func makeHome(dir string) error {
 // dbgsh is the program, not started yet, with a home of its own.
 func dbgsh(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
-	need(t, "gdb")
+	testkit.Need(t, "gdb")
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

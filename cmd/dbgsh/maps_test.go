@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,33 +12,15 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"dbgsh/internal/testkit"
 )
 
 // live starts a program that lives until the test ends, and waits for the
 // first line that it writes.
 func live(t *testing.T, name string, args ...string) (pid int) {
 	t.Helper()
-	cmd := exec.Command(name, args...)
-	if _, err := cmd.StdinPipe(); err != nil { // open until it is waited for
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	for b := []byte{0}; b[0] != '\n'; {
-		if _, err := io.ReadFull(stdout, b); err != nil {
-			t.Fatalf("%s: %v", cmd, err)
-		}
-	}
-	return cmd.Process.Pid
+	return testkit.Start(t, exec.Command(name, args...), testkit.FirstLine).Process.Pid
 }
 
 // A python3 and a node that wait, and every odd mapping there is: the text and
@@ -51,11 +32,11 @@ func TestMapsAreTheKernels(t *testing.T) {
 		argv func(t *testing.T) []string
 	}{
 		{"python3", func(t *testing.T) []string {
-			need(t, "python3")
+			testkit.Need(t, "python3")
 			return []string{"python3", "-c", "import sys, json, ssl; print(1, flush=True); sys.stdin.read()"}
 		}},
 		{"node", func(t *testing.T) []string {
-			need(t, "node")
+			testkit.Need(t, "node")
 			return []string{"node", "-e", "console.log(1); process.stdin.resume()"}
 		}},
 		{"oddmaps", func(t *testing.T) []string {
@@ -64,7 +45,7 @@ func TestMapsAreTheKernels(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			need(t, "gdb")
+			testkit.Need(t, "gdb")
 			argv := c.argv(t)
 			checkMaps(t, live(t, argv[0], argv[1:]...))
 		})

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"dbgsh/internal/testkit"
 )
 
 func TestFirstPrompt(t *testing.T) {
@@ -143,7 +145,7 @@ func TestInterrupt(t *testing.T) {
 	if s := x.status(); s != 0 {
 		t.Errorf("exit status %d", s)
 	}
-	waitGone(t, pid)
+	testkit.WaitGone(t, pid)
 }
 
 // Ctrl-C during a search brings the prompt back, and the debuggee stands
@@ -243,7 +245,7 @@ func TestAttachedLivesOn(t *testing.T) {
 			c.end(x)
 			x.status()
 			if !isRunning(pid) {
-				t.Errorf("the process is in state %q", stateOf(pid))
+				t.Errorf("the process is in state %q", testkit.State(pid))
 			}
 		})
 	}
@@ -280,8 +282,8 @@ func TestStartedIsKilled(t *testing.T) {
 				}
 				c.end(x)
 				x.status()
-				waitGone(t, pid)
-				waitGone(t, gdb)
+				testkit.WaitGone(t, pid)
+				testkit.WaitGone(t, gdb)
 			})
 		}
 	}
@@ -313,7 +315,7 @@ func TestConfirm(t *testing.T) {
 	x.key("y" + enter)
 	x.expect(`killed\]`)
 	x.prompt()
-	waitGone(t, pid)
+	testkit.WaitGone(t, pid)
 	x.run("run", `Breakpoint 1, `) // nothing to lose
 	x.run("set confirm off", ``)
 	x.run("delete", ``)

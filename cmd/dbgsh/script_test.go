@@ -14,11 +14,13 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"dbgsh/internal/testkit"
 )
 
 // With DBGSH_TEST_UPDATE=1 what cmp compares with is written anew.
 func TestScripts(t *testing.T) {
-	need(t, "gdb", "gcc", "g++", "gdbserver")
+	testkit.Need(t, "gdb", "gcc", "g++", "gdbserver")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,

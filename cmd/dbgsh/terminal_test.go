@@ -2,19 +2,19 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"os/exec"
 	"regexp"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
+
+	"dbgsh/internal/testkit"
 )
 
 // patience bounds every wait of a test; a passing test waits for far less.
@@ -235,45 +235,9 @@ func atoi(t *testing.T, s string) int {
 
 // isRunning reports whether a process is alive and not a zombie, nor stopped.
 func isRunning(pid int) bool {
-	switch stateOf(pid) {
+	switch testkit.State(pid) {
 	case "R", "S", "D":
 		return true
 	}
 	return false
-}
-
-// stateOf is the state letter of proc_pid_stat(5), "" where there is none.
-func stateOf(pid int) string {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return ""
-	}
-	_, rest, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')'):]), " ")
-	return rest[:1]
-}
-
-// waitGone waits until a process is no more.
-func waitGone(t *testing.T, pid int) {
-	t.Helper()
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for end := time.Now().Add(patience); ; {
-		n, err := unix.Poll(fds, int(time.Until(end).Milliseconds()))
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			t.Fatal(err)
-		case n == 0:
-			t.Fatalf("process %d lives on, in state %s", pid, stateOf(pid))
-		default:
-			return
-		}
-	}
 }

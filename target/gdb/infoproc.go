@@ -1,6 +1,3 @@
-// Package gdb is one GDB: starting and ending it, taking turns at it, its
-// console, questions to it and to the stub behind it, memory through it, and the
-// texts that it prints.
 package gdb
 
 import (

@@ -348,3 +348,17 @@ func (c *Client) console(ctx context.Context, line string, out io.Writer, stop b
 	}
 	return k.outcome(err)
 }
+
+// QueryAll is Query for several lines, in one round trip: it returns what each
+// prints. The first that fails ends it; the texts before it are returned with
+// the *Error.
+func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
+	for _, l := range lines {
+		text, err := c.Query(ctx, l)
+		if err != nil {
+			return texts, err
+		}
+		texts = append(texts, text)
+	}
+	return texts, nil
+}

@@ -2,22 +2,20 @@ package mi
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dbgsh/internal/testkit"
 )
 
 // The test binary plays every part: the relay, a GDB that prints what it is
@@ -86,39 +84,11 @@ func fakeGDB(mode string) int {
 	}
 }
 
-func need(t testing.TB, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("DBGSH_TEST_REQUIRE") == "1" {
-			t.Fatalf("%s is required: %v", name, err)
-		}
-		t.Skipf("needs %s: %v", name, err)
-	}
-}
-
 // testContext ends before a hanging test would be killed without a trace.
 func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// buffer is a bytes.Buffer for several goroutines.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // begin starts a client and checks at the end of the test that nothing of it is
@@ -142,45 +112,28 @@ func finish(t testing.TB, c *Client) {
 	if err := unix.Kill(c.relay.pid, 0); !errors.Is(err, unix.ESRCH) {
 		t.Errorf("the relay is left: %v", err)
 	}
-	waitFor(t, "end of GDB", func() bool { return !running(c.PID()) })
+	testkit.WaitGone(t, c.PID())
 	noGoroutines(t)
 }
 
 func noGoroutines(t testing.TB) {
 	t.Helper()
-	var stacks string
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); runtime.Gosched() {
+	var left string
+	defer func() { // WaitFor ends the test where there still are some
+		if left != "" {
+			t.Log(left)
+		}
+	}()
+	testkit.WaitFor(t, "end of the client's goroutines", func() bool {
 		buf := make([]byte, 1<<20)
-		stacks = ""
+		left = ""
 		for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
 			if strings.Contains(g, "cyrus-and/gdb") || strings.Contains(g, "mi.(*Client)") || strings.Contains(g, "os/exec") {
-				stacks += g + "\n\n"
+				left += g + "\n\n"
 			}
 		}
-		if stacks == "" {
-			return
-		}
-	}
-	t.Errorf("goroutines are left:\n%s", stacks)
-}
-
-// running tells whether pid is a process that is no zombie.
-func running(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
-}
-
-func waitFor(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("no %s", what)
-		}
-	}
+		return left == ""
+	})
 }
 
 func fake(t testing.TB, mode string, cfg Config) *Client {
@@ -190,25 +143,9 @@ func fake(t testing.TB, mode string, cfg Config) *Client {
 
 func realGDB(t testing.TB, cfg Config, args ...string) *Client {
 	t.Helper()
-	need(t, "gdb")
+	testkit.Need(t, "gdb")
 	cfg.Command = append([]string{"gdb", "-nx", "-q", "--tty=/dev/null"}, args...)
 	return begin(t, cfg)
-}
-
-// compile builds a program from source.
-func compile(t testing.TB, compiler, file, source string, flags ...string) string {
-	t.Helper()
-	need(t, compiler)
-	dir := t.TempDir()
-	src, bin := filepath.Join(dir, file), filepath.Join(dir, "prog")
-	if err := os.WriteFile(src, []byte(source), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command(compiler, append(flags, "-g", "-o", bin, src)...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return bin
 }
 
 // console runs a line that must succeed and returns its text.

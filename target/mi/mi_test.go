@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dbgsh/internal/testkit"
 )
 
 // ticker counts in a loop, so that it can be interrupted, stepped and read.
@@ -105,7 +107,7 @@ func parent(t *testing.T, pid int) int {
 
 // What a GDB may print, seen through the whole client.
 func TestForeignText(t *testing.T) {
-	var stray buffer
+	var stray testkit.Buffer
 	c := fake(t, "", Config{Stray: &stray})
 	ctx := testContext(t)
 	if !strings.Contains(stray.String(), "fake") {
@@ -240,7 +242,7 @@ func TestConsoleError(t *testing.T) {
 }
 
 func TestRunControl(t *testing.T) {
-	prog := compile(t, "gcc", "ticker.c", ticker)
+	prog := testkit.BuildText(t, "gcc", "ticker.c", ticker)
 	var mu sync.Mutex
 	var stops []string
 	c := realGDB(t, Config{Handler: func(e Event) {
@@ -312,7 +314,7 @@ func TestRunControl(t *testing.T) {
 		t.Errorf("info threads printed %q", got)
 	}
 	console(t, c, "interrupt")
-	waitFor(t, "stop", func() bool {
+	testkit.WaitFor(t, "stop", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return stops[len(stops)-1] == "signal-received"
@@ -323,7 +325,7 @@ func TestRunControl(t *testing.T) {
 }
 
 func TestSeveralLocations(t *testing.T) {
-	prog := compile(t, "g++", "over.cc", "int f(int a) { return a; }\nint f(long a) { return a; }\ntemplate<class T> int g(T t) { return t; }\nint main() { return f(1) + f(1l) + g(1) + g('a'); }\n")
+	prog := testkit.BuildText(t, "g++", "over.cc", "int f(int a) { return a; }\nint f(long a) { return a; }\ntemplate<class T> int g(T t) { return t; }\nint main() { return f(1) + f(1l) + g(1) + g('a'); }\n")
 	c := realGDB(t, Config{}, prog)
 	for fn, n := range map[string]int{"f": 2, "g": 2} {
 		r, err := c.Send(testContext(t), "break-insert", fn)
@@ -337,7 +339,7 @@ func TestSeveralLocations(t *testing.T) {
 }
 
 func TestPathsWithAccents(t *testing.T) {
-	prog := compile(t, "gcc", "ticker.c", ticker)
+	prog := testkit.BuildText(t, "gcc", "ticker.c", ticker)
 	c := realGDB(t, Config{})
 	path := filepath.Join(t.TempDir(), "é à b\u00a0\"c")
 	if err := os.Rename(prog, path); err != nil {
@@ -354,7 +356,7 @@ func TestPathsWithAccents(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
-	prog := compile(t, "gcc", "ticker.c", ticker)
+	prog := testkit.BuildText(t, "gcc", "ticker.c", ticker)
 	c := realGDB(t, Config{}, prog)
 	console(t, c, "break twice")
 	console(t, c, "run")
@@ -428,8 +430,8 @@ func TestNudge(t *testing.T) {
 }
 
 func TestUnresponsive(t *testing.T) {
-	need(t, "gdb")
-	var stray buffer
+	testkit.Need(t, "gdb")
+	var stray testkit.Buffer
 	c := realGDB(t, Config{Grace: 100 * time.Millisecond, Stray: &stray})
 	// Deaf until the file is there.
 	flag := filepath.Join(t.TempDir(), "flag")
@@ -470,7 +472,7 @@ func TestLostAnswer(t *testing.T) {
 }
 
 func TestDeath(t *testing.T) {
-	prog := compile(t, "gcc", "ticker.c", ticker)
+	prog := testkit.BuildText(t, "gcc", "ticker.c", ticker)
 	kill := func(c *Client) { _ = unix.Kill(c.PID(), unix.SIGKILL) }
 	for _, c2 := range []struct {
 		name   string
@@ -509,7 +511,7 @@ func TestDeath(t *testing.T) {
 			case "run":
 				<-running
 			default:
-				waitFor(t, "call", func() bool { return len(c.turn) == 1 })
+				testkit.WaitFor(t, "call", func() bool { return len(c.turn) == 1 })
 			}
 			c2.do(c)
 			var gone *GoneError
@@ -555,13 +557,13 @@ func TestDeathWithOpenPipes(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	prog := compile(t, "gcc", "ticker.c", ticker)
+	prog := testkit.BuildText(t, "gcc", "ticker.c", ticker)
 	for _, line := range []string{"", "run", "run &", "python\nwhile True: pass", "python"} {
 		c := realGDB(t, Config{Grace: 500 * time.Millisecond}, prog)
 		result := make(chan error, 1)
 		if line != "" {
 			go func() { result <- c.Console(context.Background(), line, nil) }()
-			waitFor(t, "call", func() bool { return len(c.turn) == 1 || len(result) == 1 })
+			testkit.WaitFor(t, "call", func() bool { return len(c.turn) == 1 || len(result) == 1 })
 		} else {
 			result <- nil
 		}
@@ -678,7 +680,7 @@ func TestStreaming(t *testing.T) {
 }
 
 func TestLog(t *testing.T) {
-	var log buffer
+	var log testkit.Buffer
 	c := fake(t, "", Config{Log: &log})
 	if _, err := c.Send(testContext(t), "say", "é\"$T^done\n"); err != nil {
 		t.Fatal(err)
@@ -731,8 +733,8 @@ func victim(args []string) int {
 }
 
 func TestParentKilled(t *testing.T) {
-	need(t, "gdb")
-	prog := compile(t, "gcc", "ticker.c", ticker)
+	testkit.Need(t, "gdb")
+	prog := testkit.BuildText(t, "gcc", "ticker.c", ticker)
 	for _, how := range []string{"started", "attached"} {
 		for _, state := range []string{"running", "idle"} {
 			t.Run(how+" "+state, func(t *testing.T) {
@@ -761,16 +763,16 @@ func TestParentKilled(t *testing.T) {
 				if scanErr != nil {
 					t.Fatalf("victim: %q", line)
 				}
-				waitFor(t, "end of GDB", func() bool { return !running(gdbPID) })
+				testkit.WaitFor(t, "end of GDB", func() bool { return !testkit.Alive(gdbPID) })
 				if how == "started" {
-					waitFor(t, "end of the program", func() bool { return !running(progPID) })
+					testkit.WaitFor(t, "end of the program", func() bool { return !testkit.Alive(progPID) })
 					return
 				}
-				waitFor(t, "detached program", func() bool {
+				testkit.WaitFor(t, "detached program", func() bool {
 					status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", progPID))
 					return strings.Contains(string(status), "TracerPid:\t0") && !strings.Contains(string(status), "State:\tt")
 				})
-				if !running(progPID) {
+				if !testkit.Alive(progPID) {
 					t.Error("the attached program is dead")
 				}
 			})
@@ -781,8 +783,8 @@ func TestParentKilled(t *testing.T) {
 // A process that GDB was attached to outlives GDB, when nobody but the kernel is
 // left to tell GDB, and after Close.
 func TestAttachedLivesOn(t *testing.T) {
-	need(t, "gdb")
-	prog := compile(t, "gcc", "ticker.c", ticker)
+	testkit.Need(t, "gdb")
+	prog := testkit.BuildText(t, "gcc", "ticker.c", ticker)
 	for name, end := range map[string]func(c *Client){
 		"relay killed": func(c *Client) { c.relay.kill() },
 		"closed":       func(c *Client) { _ = c.Close(context.Background()) },
@@ -820,14 +822,14 @@ func TestAttachedLivesOn(t *testing.T) {
 					// GDB is not always up to an interrupt while it resumes the
 					// program; wait until it does nothing but to wait.
 					before := cpuTime(pid)
-					waitFor(t, "progress", func() bool { return cpuTime(pid) > before+2 })
+					testkit.WaitFor(t, "progress", func() bool { return cpuTime(pid) > before+2 })
 				} else {
 					result <- nil
 				}
 				end(c)
 				<-result
-				waitFor(t, "end of GDB", func() bool { return !running(c.PID()) })
-				waitFor(t, "running program", func() bool {
+				testkit.WaitFor(t, "end of GDB", func() bool { return !testkit.Alive(c.PID()) })
+				testkit.WaitFor(t, "running program", func() bool {
 					status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 					return strings.Contains(string(status), "State:\tR")
 				})
@@ -884,7 +886,7 @@ func BenchmarkConsole(b *testing.B) {
 }
 
 func BenchmarkStart(b *testing.B) {
-	need(b, "gdb")
+	testkit.Need(b, "gdb")
 	for b.Loop() {
 		c, err := Start(context.Background(), Config{Command: []string{"gdb", "-nx", "-q"}})
 		if err != nil {

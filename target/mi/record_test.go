@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"dbgsh/internal/testkit"
 )
 
 // printchar writes text as GDB does (printchar in gdb/utils.c, as MI calls it).
@@ -137,7 +139,7 @@ type library struct {
 
 func newLibrary(t testing.TB) *library {
 	t.Helper()
-	need(t, "cat")
+	testkit.Need(t, "cat")
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
@@ -181,7 +183,7 @@ func (l *library) registered(t testing.TB) {
 	defer pipe.Close()
 	want := strconv.Itoa(l.token) + "-"
 	var seen []byte
-	waitFor(t, "command in the pipe", func() bool {
+	testkit.WaitFor(t, "command in the pipe", func() bool {
 		buf := make([]byte, 4096)
 		n, _ := unix.Read(int(pipe.Fd()), buf)
 		seen = append(seen, buf[:max(n, 0)]...)

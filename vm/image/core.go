@@ -135,13 +135,12 @@ func OpenCore(ctx context.Context, r io.ReaderAt, size int64, opt CoreOptions) (
 		_ = c.Close()
 		return nil, err
 	}
-	c.notes()
 	return c, nil
 }
 
 // Map is the core's map; it never fails.
 func (c *Core) Map(context.Context) (*vm.Map, error) {
-	m := &vm.Map{AddressBits: c.AddressBits(), Notes: c.Notes, Mappings: make([]vm.Mapping, len(c.Mappings))}
+	m := &vm.Map{AddressBits: c.AddressBits(), Notes: c.Notes, Partial: c.partial(), From: vm.Origin{Source: vm.SourceCore}, Mappings: make([]vm.Mapping, len(c.Mappings))}
 	for i := range c.Mappings {
 		m.Mappings[i] = c.Mappings[i].Mapping
 		m.Mappings[i].Kept = vm.Kept{Known: true, InCore: c.Mappings[i].InCore, FromFile: c.Mappings[i].FromFile}
@@ -297,16 +296,17 @@ func (c *Core) notef(format string, args ...any) {
 	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
 }
 
-// notes adds what holds of the whole core.
-func (c *Core) notes() {
-	c.notef("a core does not say which mappings are shared, nor what inode a file had")
+// partial is what the core is known not to tell of the map.
+func (c *Core) partial() []vm.Lack {
+	lacks := []vm.Lack{{Of: vm.LackDetails, Why: "a core does not say which mappings are shared, nor what inode a file had"}}
 	if c.byGDB {
-		c.notef("the core was written by GDB, which keeps no read permission and leaves mappings out")
+		lacks = append(lacks, vm.Lack{Of: vm.LackMappings, Why: "the core was written by GDB, which keeps no read permission and leaves mappings out"})
 	}
 	if c.Cut > 0 {
-		c.notef("the core is cut off: segments missing: %d", c.Cut)
+		lacks = append(lacks, vm.Lack{Of: vm.LackMappings, Why: fmt.Sprintf("the core is cut off: segments missing: %d", c.Cut)})
 	}
 	if c.Missing > 0 {
-		c.notef("the core is cut off: bytes of memory missing: %d", c.Missing)
+		lacks = append(lacks, vm.Lack{Of: vm.LackDetails, Why: fmt.Sprintf("the core is cut off: bytes of memory missing: %d", c.Missing)})
 	}
+	return lacks
 }

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"dbgsh/internal/testkit"
 	"dbgsh/vm"
 )
 
@@ -67,40 +67,15 @@ int main(int argc, char **argv) {
 }
 `
 
-// need skips the test where a tool is missing, or fails it where tools must be there.
-func need(t *testing.T, format string, args ...any) {
+// buildC builds coreProgram.
+func buildC(t *testing.T, cc string, flags ...string) string {
 	t.Helper()
-	if os.Getenv("DBGSH_TEST_REQUIRE") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-func needTool(t *testing.T, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		need(t, "%s is not installed", name)
-	}
-}
-
-// buildC builds coreProgram in dir.
-func buildC(t *testing.T, dir, cc string, flags ...string) string {
-	t.Helper()
-	needTool(t, cc)
-	src, exe := filepath.Join(dir, "prog.c"), filepath.Join(dir, "prog")
-	if err := os.WriteFile(src, []byte(coreProgram), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	args := append([]string{"-O1", "-w", "-pthread", "-o", exe, src}, flags...)
-	if out, err := exec.CommandContext(t.Context(), cc, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %v: %v\n%s", cc, args, err, out)
-	}
-	return exe
+	return testkit.BuildText(t, cc, "prog.c", coreProgram, append([]string{"-O1", "-w", "-pthread"}, flags...)...)
 }
 
 // live is a process that has said that it is ready.
 type live struct {
-	cmd      *exec.Cmd
+	*testkit.Program
 	dir, exe string
 }
 
@@ -111,28 +86,11 @@ func startLive(t *testing.T, dir string, env []string, exe string, args ...strin
 [ -z "$FILTER" ] || echo "$FILTER" > /proc/self/coredump_filter
 exec "$0" "$@"`, exe}, args...)...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p := &live{cmd, dir, exe}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	watch := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
-	defer watch.Stop()
-	if s, err := bufio.NewReader(out).ReadString('\n'); s != "ready\n" {
-		_ = cmd.Process.Kill()
-		t.Fatalf("%s says %q: %v, %s", exe, s, err, stderr.String())
-	}
-	return p
+	return &live{testkit.Start(t, cmd, func(line string) bool { return line == "ready" }), dir, exe}
 }
 
 func (p *live) proc(name string) string {
-	return "/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/" + name
+	return "/proc/" + strconv.Itoa(p.Process.Pid) + "/" + name
 }
 
 func (p *live) maps(t *testing.T) []vm.Mapping {
@@ -165,8 +123,7 @@ func (p *live) maps(t *testing.T) []vm.Mapping {
 // memory of the process no longer changes.
 func (p *live) settle(t *testing.T, n int) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for time.Now().Before(deadline) {
+	testkit.WaitFor(t, "threads that rest", func() bool {
 		files, _ := filepath.Glob(p.proc("task/*/syscall"))
 		calls := map[string]bool{}
 		for _, f := range files {
@@ -177,25 +134,21 @@ func (p *live) settle(t *testing.T, n int) {
 			call, _, _ := strings.Cut(string(b), " ")
 			calls[strings.TrimSpace(call)] = true
 		}
-		if len(files) == n && len(calls) == 1 && !calls["running"] {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatal("the threads do not come to rest")
+		return len(files) == n && len(calls) == 1 && !calls["running"]
+	})
 }
 
 // die ends the process with SIGABRT and is the path of the core that pattern
 // finds in its directory.
 func (p *live) die(t *testing.T, pattern string) string {
 	t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGABRT); err != nil {
+	if err := p.Process.Signal(syscall.SIGABRT); err != nil {
 		t.Fatal(err)
 	}
-	_ = p.cmd.Wait()
+	_ = p.Wait()
 	cores, _ := filepath.Glob(filepath.Join(p.dir, pattern))
 	if len(cores) == 0 {
-		need(t, "no core file: %v", p.cmd.ProcessState)
+		testkit.Missing(t, "no core file: %v", p.ProcessState)
 	}
 	return cores[0]
 }
@@ -209,7 +162,7 @@ func kernelPattern(t *testing.T) string {
 	}
 	pattern := strings.TrimSpace(string(b))
 	if pattern == "" || strings.ContainsAny(pattern, "|/@") {
-		need(t, "core_pattern %q puts core files elsewhere", pattern)
+		testkit.Missing(t, "core_pattern %q puts core files elsewhere", pattern)
 	}
 	name, _, _ := strings.Cut(pattern, "%")
 	return name + "*"
@@ -321,9 +274,9 @@ func TestKernelCores(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			argv := []string{buildC(t, dir, "gcc", v.flags...)}
+			argv := []string{buildC(t, "gcc", v.flags...)}
 			if strings.HasSuffix(v.name, "not random") {
-				needTool(t, "setarch")
+				testkit.Need(t, "setarch")
 				argv = append([]string{"setarch", "-R"}, argv...)
 			}
 			p := startLive(t, dir, []string{"FILTER=" + v.filter}, argv[0], argv[1:]...)
@@ -331,7 +284,7 @@ func TestKernelCores(t *testing.T) {
 			maps := p.maps(t)
 			want := coreLines(maps)
 			mem := memories(t, p, maps)
-			isMain := func(th CoreThread) bool { return th.ID == p.cmd.Process.Pid }
+			isMain := func(th CoreThread) bool { return th.ID == p.Process.Pid }
 			core := p.die(t, pattern)
 			for _, percent := range []int64{100, 90, 50, 10, 1} {
 				info, err := os.Stat(core)
@@ -359,7 +312,7 @@ func TestKernelCores(t *testing.T) {
 					}
 					checkMemory(t, c, mem)
 					if percent == 100 && (len(c.Threads) != 4 || !slices.ContainsFunc(c.Threads, isMain)) {
-						t.Errorf("threads %v of process %d", c.Threads, p.cmd.Process.Pid)
+						t.Errorf("threads %v of process %d", c.Threads, p.Process.Pid)
 					}
 					for _, th := range c.Threads {
 						if i := c.at(th.SP); !th.HasSP || i < 0 || !c.Mappings[i].Perm.Is(vm.Write) {
@@ -405,7 +358,7 @@ func init() { go func() { b := []byte{0}; os.Stdin.Read(b); select {} }() }
 
 func TestGoCore(t *testing.T) {
 	pattern := kernelPattern(t)
-	needTool(t, "go")
+	testkit.Need(t, "go")
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "prog.go"), []byte(goProgram), 0o600); err != nil {
 		t.Fatal(err)
@@ -433,10 +386,12 @@ func TestGoCore(t *testing.T) {
 func TestOtherExecutable(t *testing.T) {
 	pattern := kernelPattern(t)
 	dir := t.TempDir()
-	p := startLive(t, dir, []string{"FILTER=0x33"}, buildC(t, dir, "gcc"))
+	p := startLive(t, dir, []string{"FILTER=0x33"}, buildC(t, "gcc"))
 	want := coreLines(p.maps(t))
 	core := p.die(t, pattern)
-	buildC(t, dir, "gcc", "-O2")
+	if err := os.Rename(buildC(t, "gcc", "-O2"), p.exe); err != nil {
+		t.Fatal(err)
+	}
 	c := openCore(t, core, -1, CoreOptions{Open: openFile})
 	if diff := cmp.Diff(want, coreLines(c.plain(t))); diff != "" {
 		t.Error(diff)
@@ -456,18 +411,18 @@ func TestOtherExecutable(t *testing.T) {
 // TestGDBCore reads what gcore writes. It keeps no read permission and leaves
 // out what nobody wrote to.
 func TestGDBCore(t *testing.T) {
-	needTool(t, "gdb")
+	testkit.Need(t, "gdb")
 	dir := t.TempDir()
-	p := startLive(t, dir, []string{"FILTER=0x33"}, buildC(t, dir, "gcc"))
+	p := startLive(t, dir, []string{"FILTER=0x33"}, buildC(t, "gcc"))
 	p.settle(t, 4)
 	maps := p.maps(t)
 	mem := memories(t, p, maps)
 	core := filepath.Join(dir, "gdb.core")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "gdb", "-nx", "-batch", "-p", strconv.Itoa(p.cmd.Process.Pid), "-ex", "gcore "+core, "-ex", "detach").CombinedOutput()
+	out, err := exec.CommandContext(ctx, "gdb", "-nx", "-batch", "-p", strconv.Itoa(p.Process.Pid), "-ex", "gcore "+core, "-ex", "detach").CombinedOutput()
 	if _, staterr := os.Stat(core); staterr != nil {
-		need(t, "gcore: %v, %s", err, out)
+		testkit.Missing(t, "gcore: %v, %s", err, out)
 	}
 	c := openCore(t, core, -1, CoreOptions{Open: openFile})
 	live := map[vm.Range]vm.Mapping{}

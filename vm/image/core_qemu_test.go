@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"dbgsh/internal/testkit"
 	"dbgsh/vm"
 )
 
@@ -56,9 +57,9 @@ func TestQEMUCores(t *testing.T) {
 		t.Run(v.arch+strings.Join(v.flags, ""), func(t *testing.T) {
 			t.Parallel()
 			qemu := "qemu-" + v.arch
-			needTool(t, qemu)
+			testkit.Need(t, qemu)
 			dir, sysroot := t.TempDir(), "/usr/"+v.triple
-			exe := buildC(t, dir, v.triple+"-gcc", v.flags...)
+			exe := buildC(t, v.triple+"-gcc", v.flags...)
 			log := filepath.Join(dir, "pages")
 			p := startLive(t, dir, []string{"QEMU_LOG=page", "QEMU_LOG_FILENAME=" + log}, qemu, "-L", sysroot, exe)
 			path := p.die(t, "qemu_*.core")

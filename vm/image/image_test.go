@@ -31,7 +31,7 @@ func TestImageLive(t *testing.T) {
 	}{{"pie", nil}, {"no-pie", []string{"-no-pie"}}, {"static", []string{"-static"}}} {
 		t.Run(v.name, func(t *testing.T) {
 			dir := t.TempDir()
-			p := startLive(t, dir, nil, buildC(t, dir, "gcc", v.flags...))
+			p := startLive(t, dir, nil, buildC(t, "gcc", v.flags...))
 			b, err := os.ReadFile(p.proc("auxv"))
 			if err != nil {
 				t.Fatal(err)

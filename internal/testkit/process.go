@@ -1,0 +1,200 @@
+package testkit
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Program is a program that runs, until the test ends at most.
+type Program struct {
+	*exec.Cmd
+	Stdin  io.WriteCloser // nil where the command has a Stdin of its own
+	Stdout *bufio.Reader  // what comes after the line that it was ready with
+}
+
+// Start starts a program and waits for the line, without its end, that says
+// that it is ready.
+func Start(t testing.TB, cmd *exec.Cmd, ready func(line string) bool) *Program {
+	t.Helper()
+	var errs Buffer
+	if cmd.Stderr == nil {
+		cmd.Stderr = &errs
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, cmd)
+	p.Stdout = bufio.NewReader(out)
+	if err := await(p.Stdout, cmd, ready); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, errs.String())
+	}
+	return p
+}
+
+// FirstLine is ready with whatever it says first.
+func FirstLine(string) bool { return true }
+
+func start(t testing.TB, cmd *exec.Cmd) *Program {
+	t.Helper()
+	p := &Program{Cmd: cmd}
+	if cmd.Stdin == nil {
+		var err error
+		if p.Stdin, err = cmd.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended by itself
+		_ = cmd.Wait()
+	})
+	return p
+}
+
+// await reads lines up to the one that ready is true of.
+func await(r *bufio.Reader, cmd *exec.Cmd, ready func(line string) bool) error {
+	late := time.AfterFunc(Patience, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return fmt.Errorf("not ready: %w after %q", err, line)
+		}
+		if ready(strings.TrimRight(line, "\r\n")) {
+			return nil
+		}
+	}
+}
+
+// GDBServer starts gdbserver and returns where it listens, for one connection.
+func GDBServer(t testing.TB, args ...string) (addr string, server *Program) {
+	t.Helper()
+	Need(t, "gdbserver")
+	cmd := exec.Command("gdbserver", append([]string{"--once", "127.0.0.1:0"}, args...)...)
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server = start(t, cmd)
+	lines := bufio.NewReader(out)
+	if err := await(lines, cmd, func(line string) bool {
+		_, port, found := strings.Cut(line, "Listening on port ")
+		addr = "127.0.0.1:" + port
+		return found
+	}); err != nil {
+		t.Fatalf("%v: %v", cmd, err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, lines) }() // so that it never waits for a reader
+	return addr, server
+}
+
+// QEMU starts a machine that waits for GDB at addr, a unix socket's path or ""
+// for a port of the loopback, and returns where it listens. With -S it stands at
+// its first instruction.
+func QEMU(t testing.TB, qemu, addr string, args ...string) string {
+	t.Helper()
+	Need(t, qemu)
+	cmd := exec.Command(qemu)
+	var said Buffer
+	cmd.Stderr = &said
+	gdb := "path=" + addr
+	if addr == "" {
+		// QEMU inherits the socket: a port that is given by number may be
+		// another's by then. A unix socket is QEMU's own, for SO_PEERCRED tells
+		// who began to listen (unix(7)).
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		f, err := l.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		cmd.ExtraFiles = []*os.File{f}
+		// nodelay is part of what -gdb tcp: means: without it packets wait 40 ms
+		// for an acknowledgement.
+		addr, gdb = l.Addr().String(), "fd=3,nodelay=on" // the first of ExtraFiles
+	}
+	cmd.Args = append([]string{qemu, "-name", addr, "-accel", "tcg", "-display", "none", "-nic", "none", "-monitor", "none", "-qmp", "stdio",
+		"-chardev", "socket,id=gdb,server=on,wait=off," + gdb, "-gdb", "chardev:gdb"}, args...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, cmd)
+	t.Cleanup(func() {
+		if t.Failed() && said.String() != "" {
+			t.Logf("%s: %s", qemu, said.String())
+		}
+	})
+	// The answer comes from the main loop, which serves GDB, too.
+	_, _ = io.WriteString(p.Stdin, `{"execute": "qmp_capabilities"}`+"\n") // where QEMU has ended, nothing is read
+	lines := bufio.NewReader(out)
+	if err := await(lines, cmd, func(line string) bool { return strings.HasPrefix(line, `{"return"`) }); err != nil {
+		t.Fatalf("%s: %v", qemu, err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, lines) }() // events
+	return addr
+}
+
+// State is the state letter of a process (proc_pid_stat(5)), "" where there is
+// none.
+func State(pid int) string {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(stat[bytes.LastIndexByte(stat, ')'):]), " ")
+	return rest[:1]
+}
+
+// Alive tells whether pid is a process that has not ended.
+func Alive(pid int) bool {
+	switch State(pid) {
+	case "", "Z", "X":
+		return false
+	}
+	return true
+}
+
+// WaitGone waits until a process has ended.
+func WaitGone(t testing.TB, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for end := time.Now().Add(Patience); ; {
+		n, err := unix.Poll(fds, int(time.Until(end).Milliseconds()))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			t.Fatal(err)
+		case n == 0:
+			t.Fatalf("process %d lives on, in state %s", pid, State(pid))
+		default:
+			return
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package gdb
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Inferior is what GDB says of the selected inferior.
+type Inferior struct {
+	ID      int        // as GDB counts them
+	PID     int        // of its process, 0 where there is none
+	Program string     // the file that is debugged, "" where none is loaded
+	Stack   []string   // GDB's target stack, the top first: native, core, remote ...
+	Conn    Connection // to the stub, where there is one
+	// Thread is the system's id of the selected thread behind a stub, "" where
+	// GDB does not show it.
+	Thread string
+	// Breakpoints says that GDB leaves its breakpoints inserted at a stop.
+	Breakpoints bool
+}
+
+// Has reports whether the target stack holds a layer of that name.
+func (inf *Inferior) Has(layer string) bool { return slices.Contains(inf.Stack, layer) }
+
+// threadID is how GDB shows a thread of a remote process: Thread PID.TID.
+var threadID = regexp.MustCompile(`\(Thread \d+\.(\d+)`)
+
+// Inferior asks GDB for the selected inferior, in two round trips.
+func (g *GDB) Inferior(ctx context.Context) (Inferior, error) {
+	texts, err := g.QueryAll(ctx,
+		`printf "%d", $_inferior`,
+		"maint print target-stack",
+		"show breakpoint always-inserted",
+		"info connections",
+		"thread", // the last: it fails where the thread has exited
+	)
+	if err != nil && len(texts) < 4 {
+		return Inferior{}, err
+	}
+	texts = append(texts, "")
+	var inf Inferior
+	if inf.ID, err = strconv.Atoi(texts[0]); err != nil {
+		return Inferior{}, fmt.Errorf("GDB does not number the inferior: %q", texts[0])
+	}
+	for line := range strings.Lines(texts[1]) {
+		if layer, found := strings.CutPrefix(strings.TrimSpace(line), "- "); found {
+			name, _, _ := strings.Cut(layer, " ")
+			inf.Stack = append(inf.Stack, name)
+		}
+	}
+	inf.Breakpoints = strings.Contains(texts[2], " is on")
+	if m := threadID.FindStringSubmatch(texts[4]); m != nil {
+		inf.Thread = m[1]
+	}
+	groups, err := g.Send(ctx, "list-thread-groups")
+	if err != nil {
+		return Inferior{}, err
+	}
+	for _, group := range groups.Tuples("groups") {
+		if group.Str("id") == "i"+strconv.Itoa(inf.ID) {
+			inf.Program = group.Str("executable")
+			inf.PID, _ = strconv.Atoi(group.Str("pid"))
+		}
+	}
+	inf.Conn = parseConnection(texts[3], g.PID())
+	return inf, nil
+}
+
+// PID is the process id of the GDB that was started last, 0 for none.
+func (g *GDB) PID() int {
+	c, err := g.alive()
+	if err != nil {
+		return 0
+	}
+	return c.PID()
+}
+
+// Alive reports whether a process is being debugged.
+func (g *GDB) Alive() bool { return len(g.pids()) > 0 }
+
+// Started reports whether a process that GDB started, and would kill on
+// leaving, is alive.
+func (g *GDB) Started() bool {
+	gdb := g.PID()
+	for _, pid := range g.pids() {
+		// GDB is the parent of what it starts; field 4 of proc_pid_stat(5).
+		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+		if err != nil {
+			continue
+		}
+		if i := strings.LastIndexByte(string(stat), ')'); i >= 0 {
+			if f := strings.Fields(string(stat[i+1:])); len(f) > 1 && f[1] == strconv.Itoa(gdb) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// pids is the ids of all processes that GDB debugs. A GDB that does not answer
+// within a second has none.
+func (g *GDB) pids() []int {
+	c, err := g.alive()
+	if err != nil {
+		return nil
+	}
+	select {
+	case <-c.Done():
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	groups, err := g.Send(ctx, "list-thread-groups")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, group := range groups.Tuples("groups") {
+		if pid, err := strconv.Atoi(group.Str("pid")); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}

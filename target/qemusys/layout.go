@@ -1,0 +1,439 @@
+package qemusys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"dbgsh/target/gdb"
+	"dbgsh/target/proc"
+	"dbgsh/vm"
+)
+
+// Machine is what is known of a machine in QEMU for as long as the connection
+// lasts. Its methods may be called from several goroutines.
+type Machine struct {
+	g         *gdb.GDB
+	conn      gdb.Connection
+	arch      machineArch
+	wide      bool     // GDB's addresses are known to have 64 bits
+	registers []string // as the stub has described them
+	peer      Peer     // QEMU's process
+	why       string   // why the process's memory cannot be read, "" where it can
+
+	physMode atomic.Bool // the stub was left in physical mode when last asked
+
+	mu  sync.Mutex
+	lay *layout // as it was asked for last
+}
+
+// Machines is the machines that the inferiors of one GDB are connected to. The
+// zero value is empty. It may be used by several goroutines.
+type Machines struct {
+	mu         sync.Mutex
+	byInferior map[int]*Machine
+}
+
+// machine is what is known of the machine behind an inferior's stub, which is
+// found out once for each connection; fresh says that this was just now.
+func (ms *Machines) machine(ctx context.Context, cfg *Config) (m *Machine, fresh bool, err error) {
+	ms.mu.Lock()
+	m = ms.byInferior[cfg.Inferior]
+	ms.mu.Unlock()
+	if m != nil && m.conn == cfg.Conn {
+		return m, false, nil
+	}
+	if m, err = open(ctx, cfg); err != nil {
+		return nil, false, err
+	}
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if ms.byInferior == nil {
+		ms.byInferior = map[int]*Machine{}
+	}
+	ms.byInferior[cfg.Inferior] = m
+	return m, true, nil
+}
+
+// open asks the stub, and this machine, for what does not change.
+func open(ctx context.Context, cfg *Config) (*Machine, error) {
+	m := &Machine{g: cfg.GDB, conn: cfg.Conn}
+	if err := m.describeCPU(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	if m.peer, err = cfg.FindPeer(m.g.PID(), m.conn); err == nil {
+		var mem *proc.Memory
+		if mem, err = proc.OpenMemory(m.peer.PID, proc.Options{}); err == nil {
+			err = mem.Close()
+		}
+	}
+	if err != nil {
+		m.why = err.Error()
+	}
+	mode, err := m.g.Packet(ctx, "qqemu.PhyMemMode")
+	if err != nil {
+		return nil, err
+	}
+	m.physMode.Store(mode == "1")
+	return m, m.layOut(ctx)
+}
+
+// layout is where QEMU says that memory is. It is what it was when it was asked
+// for: memory can be plugged in, and what is ROM now may be RAM later.
+type layout struct {
+	views []FlatView   // nil where long output does not get through
+	maps  []vm.Mapping // of QEMU's process, sorted; nil where it is not seen
+
+	mu      sync.Mutex
+	hosts   map[blockKey]hostBlock // known once asked for
+	strange bool                   // memory was met that the process does not have
+}
+
+// blockKey is a block of memory by its first physical address and its name, or
+// a page without a name where the layout is not asked for.
+type blockKey struct {
+	start uint64
+	name  string
+}
+
+// hostBlock is where QEMU says that it has a block of memory.
+type hostBlock struct {
+	addr uint64 // in its process; 0 where this is no memory
+	held bool   // the process that was found has it there
+}
+
+// layOut asks anew where memory is.
+func (m *Machine) layOut(ctx context.Context) error {
+	l := &layout{hosts: map[blockKey]hostBlock{}}
+	if m.why == "" {
+		text, err := os.ReadFile(proc.Path(m.peer.PID, "maps"))
+		if err == nil {
+			l.maps, err = proc.ParseMaps(text)
+		}
+		if err != nil {
+			return fmt.Errorf("memory map of QEMU's process: %w", err)
+		}
+	}
+	if ask, err := m.mtreeFits(ctx); err != nil {
+		return err
+	} else if ask {
+		text, err := m.g.LongQuery(ctx, "monitor info mtree -f")
+		if err != nil {
+			return err
+		}
+		if l.views, err = ParseMtree(text); err != nil {
+			return fmt.Errorf("info mtree -f: %w", err)
+		}
+	}
+	m.mu.Lock()
+	m.lay = l
+	m.mu.Unlock()
+	return nil
+}
+
+// mtreeFits reports whether all of "info mtree -f" gets through. There are some
+// 150 lines with a PC, most of them for devices, and up to three for each CPU.
+func (m *Machine) mtreeFits(ctx context.Context) (bool, error) {
+	if m.peer.Lines < someLines || m.peer.Lines == anyLines {
+		return m.peer.Lines == anyLines, nil
+	}
+	res, err := m.g.Send(ctx, "thread-list-ids")
+	if err != nil {
+		return false, err
+	}
+	cpus, ok := res.Uint("number-of-threads")
+	return ok && 300+3*cpus < someLines, nil
+}
+
+// layout is the layout that was asked for last.
+func (m *Machine) layout() *layout {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lay
+}
+
+// view is the memory that a CPU sees, nil where it is not known. Every CPU has
+// an address space named cpu-memory-N; "memory" is the system's (QEMU's
+// softmmu/physmem.c, cpu_address_space_init, and softmmu/memory.c).
+func (l *layout) view(cpu int) []MemoryBlock {
+	for _, name := range []string{fmt.Sprintf("cpu-memory-%d", cpu), "cpu-memory-0", "memory"} {
+		for _, v := range l.views {
+			if slices.Contains(v.Spaces, name) {
+				return v.Blocks
+			}
+		}
+	}
+	return nil
+}
+
+// hiddenNote says that a CPU sees other memory in its secure state, where it
+// does: the stub's physical mode does not reach that.
+func (l *layout) hiddenNote(cpu int) []string {
+	name := fmt.Sprintf("cpu-secure-memory-%d", cpu)
+	for _, v := range l.views {
+		if slices.Contains(v.Spaces, name) && !slices.Equal(v.Blocks, l.view(cpu)) {
+			return []string{"memory that only the secure state sees is not shown"}
+		}
+	}
+	return nil
+}
+
+// uniform reports whether all CPUs see the same memory, or none is known to
+// see another.
+func (l *layout) uniform() bool {
+	views := 0
+	for _, v := range l.views {
+		if slices.ContainsFunc(v.Spaces, func(s string) bool { return strings.HasPrefix(s, "cpu-memory-") }) {
+			views++
+		}
+	}
+	return views < 2
+}
+
+// notRAMError says that at a physical address there is no memory.
+type notRAMError struct{ pa uint64 }
+
+func (e *notRAMError) Error() string { return fmt.Sprintf("no memory at physical address %#x", e.pa) }
+
+func notRAM(pa uint64) error { return &notRAMError{pa} }
+
+// asker runs a line in GDB that changes nothing, as GDB.Query does.
+type asker func(ctx context.Context, line string) (string, error)
+
+// physView is the physical memory that a CPU sees.
+type physView struct {
+	*layout
+	blocks []MemoryBlock // nil where the layout is not known
+	ask    asker
+}
+
+// see is the memory that a CPU sees.
+func (m *Machine) see(cpu int, ask asker) physView {
+	l := m.layout()
+	return physView{l, l.view(cpu), ask}
+}
+
+// guestPage is the step in bytes in which memory is asked for page by page:
+// QEMU's own smallest (TARGET_PAGE_BITS).
+const guestPage = 4096
+
+// block is the block of memory that holds pa. Where the layout is not known it
+// is a page, of which only host can tell whether it is memory.
+func (v *physView) block(pa uint64) (b MemoryBlock, ok bool) {
+	if v.blocks == nil {
+		return MemoryBlock{Range: vm.Range{Start: pa &^ (guestPage - 1), Size: guestPage}}, true
+	}
+	i, ok := slices.BinarySearchFunc(v.blocks, pa, func(b MemoryBlock, a uint64) int {
+		switch {
+		case b.Last() < a:
+			return -1
+		case b.Start > a:
+			return 1
+		}
+		return 0
+	})
+	if !ok {
+		return b, false
+	}
+	return v.blocks[i], true
+}
+
+// host is where QEMU says that it has the block. The monitor is asked once for
+// each, when it is first needed.
+func (v *physView) host(ctx context.Context, b MemoryBlock) (hostBlock, error) {
+	l, key := v.layout, blockKey{b.Start, b.Name}
+	l.mu.Lock()
+	host, known := l.hosts[key]
+	l.mu.Unlock()
+	if known {
+		return host, nil
+	}
+	text, err := v.ask(ctx, fmt.Sprintf("monitor gpa2hva %#x", b.Start))
+	if err != nil {
+		return host, err
+	}
+	// The monitor answers for the system's view, which may not be the CPU's.
+	if name, addr, ok := HostAddress(text, b.Start); ok && (name == b.Name || b.Name == "") {
+		host = hostBlock{addr, l.holds(vm.Range{Start: addr, Size: b.Size})}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hosts[key] = host
+	l.strange = l.strange || host.addr != 0 && !host.held
+	return host, nil
+}
+
+// memory is for how many bytes from pa on there is memory without a gap, within
+// one block. The error says that there is none, or that nobody could be asked.
+func (v *physView) memory(ctx context.Context, pa uint64) (uint64, error) {
+	b, ok := v.block(pa)
+	if ok && v.blocks == nil {
+		host, err := v.host(ctx, b)
+		if err != nil {
+			return 0, err
+		}
+		ok = host.addr != 0
+	}
+	if !ok {
+		return 0, notRAM(pa)
+	}
+	return b.Size - (pa - b.Start), nil
+}
+
+// mapping is QEMU's mapping that holds an address of its process.
+func (l *layout) mapping(host uint64) (m vm.Mapping, ok bool) {
+	i := sort.Search(len(l.maps), func(i int) bool { return l.maps[i].Last() >= host })
+	if i == len(l.maps) || !l.maps[i].Contains(host) {
+		return m, false
+	}
+	return l.maps[i], true
+}
+
+// holds reports whether the process that was found has all of r mapped.
+func (l *layout) holds(r vm.Range) bool {
+	for {
+		h, ok := l.mapping(r.Start)
+		if !ok {
+			return false
+		}
+		rest := h.Size - (r.Start - h.Start)
+		if r.Size <= rest {
+			return true
+		}
+		r = vm.Range{Start: r.Start + rest, Size: r.Size - rest}
+	}
+}
+
+// isStrange reports whether memory was met that the process does not have.
+func (l *layout) isStrange() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.strange
+}
+
+// stranger is the error for a process that is not the QEMU it was taken for:
+// one that hands the connection on, say.
+func (m *Machine) stranger() error {
+	return fmt.Errorf("process %d does not have the guest's memory where QEMU says", m.peer.PID)
+}
+
+// hostRAM reads physical memory from QEMU's process, until it is closed.
+type hostRAM struct {
+	physView
+	*proc.Memory
+	m *Machine
+}
+
+// hostRAM is the memory that a CPU sees, out of QEMU's process. The error says
+// why it cannot be read there.
+func (m *Machine) hostRAM(cpu int) (*hostRAM, error) {
+	switch {
+	case m.why != "":
+		return nil, errors.New(m.why)
+	case m.layout().isStrange():
+		return nil, m.stranger()
+	}
+	mem, err := proc.OpenMemory(m.peer.PID, proc.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return &hostRAM{m.see(cpu, m.g.Query), mem, m}, nil
+}
+
+// read reads from pa on, and makes no page of QEMU's process exist. n < len(p)
+// means that the byte at pa+n cannot be read.
+func (h *hostRAM) read(ctx context.Context, p []byte, pa uint64) (n int, err error) {
+	for n < len(p) {
+		at := pa + uint64(n)
+		b, ok := h.block(at)
+		if !ok {
+			return n, notRAM(at)
+		}
+		host, err := h.host(ctx, b)
+		switch {
+		case err != nil:
+			return n, err
+		case host.addr == 0:
+			return n, notRAM(at)
+		case !host.held:
+			return n, h.m.stranger()
+		}
+		off := at - b.Start
+		in, _ := h.mapping(host.addr + off)
+		rest := min(b.Size-off, in.Size-(host.addr+off-in.Start))
+		end := n + int(min(uint64(len(p)-n), rest))
+		k, err := h.Peek(ctx, in, p[n:end], host.addr+off)
+		if n += k; n < end {
+			var whole *vm.UnreadableError // of QEMU's addresses
+			if errors.As(err, &whole) {
+				err = whole.Err
+			}
+			return n, fmt.Errorf("read physical address %#x: %w", pa+uint64(n), err)
+		}
+	}
+	return n, nil
+}
+
+// ramPhys reads page tables from QEMU's process, all at one time. It is not for
+// several goroutines at once.
+type ramPhys struct {
+	*hostRAM
+	ctx context.Context
+	own map[uint64][]bool // for each page of a stretch whether the process has it
+}
+
+func newRAMPhys(ctx context.Context, ram *hostRAM) *ramPhys {
+	return &ramPhys{ram, ctx, map[uint64][]bool{}}
+}
+
+// ownStretch is how many bytes of addresses one read of a pagemap looks at,
+// whatever is asked for (PAGEMAP_WALK_SIZE, fs/proc/task_mmu.c). Tables stand
+// close together.
+const ownStretch = 2 << 20
+
+// ReadPhys implements pt.Phys.
+func (r *ramPhys) ReadPhys(p []byte, pa uint64) error {
+	if at, ok := r.present(pa, len(p)); ok {
+		if n, _ := r.Pread(p, at); n == len(p) {
+			return nil
+		}
+	}
+	_, err := r.read(r.ctx, p, pa)
+	return err
+}
+
+// present is where the size bytes at pa are in QEMU's process; ok is false where
+// they are in several places, or reading them might make a page exist.
+func (r *ramPhys) present(pa uint64, size int) (at uint64, ok bool) {
+	b, ok := r.block(pa)
+	if !ok || b.Size-(pa-b.Start) < uint64(size) {
+		return 0, false
+	}
+	host, err := r.host(r.ctx, b)
+	if err != nil || !host.held {
+		return 0, false
+	}
+	at = host.addr + (pa - b.Start)
+	stretch := at &^ (ownStretch - 1)
+	own, known := r.own[stretch]
+	if !known {
+		if own, err = r.Owned(stretch, ownStretch); err != nil {
+			own = nil
+		}
+		r.own[stretch] = own
+	}
+	page := r.PageSize()
+	for off := at - stretch; off < at-stretch+uint64(size); off += page - off%page {
+		if i := off / page; i >= uint64(len(own)) || !own[i] {
+			return 0, false
+		}
+	}
+	return at, true
+}

@@ -1,0 +1,226 @@
+package qemusys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"dbgsh/pt"
+)
+
+// machineArch is the family of a machine's CPUs, by the names of their registers.
+type machineArch uint8
+
+const (
+	archOther machineArch = iota
+	archX86
+	archARM64
+	archRISCV
+)
+
+// describeCPU asks GDB which registers the stub has described.
+func (m *Machine) describeCPU(ctx context.Context) error {
+	res, err := m.g.Send(ctx, "data-list-register-names")
+	if err != nil {
+		return err
+	}
+	m.registers = res.Strings("register-names")
+	switch {
+	case m.has("cr3"):
+		m.arch, m.wide = archX86, m.has("rax")
+	case m.has("TTBR0_EL1"):
+		m.arch, m.wide = archARM64, true
+	case m.has("satp"):
+		size, err := m.registersOf(ctx, "sizeof($satp)")
+		if err != nil {
+			return err
+		}
+		m.arch, m.wide = archRISCV, size[0] == 8
+	}
+	return nil
+}
+
+// has reports whether the stub has described a register of that name.
+func (m *Machine) has(name string) bool { return slices.Contains(m.registers, name) }
+
+// cpu is the selected CPU of a machine.
+type cpu struct {
+	index int // QEMU's cpu_index, 0 where all CPUs see the same memory
+	mmu   pt.MMU
+	root  uint64 // the register of the CPU's own (lower) root table
+	notes []string
+}
+
+// cpuIndex is QEMU's cpu_index of the CPU that the selected thread stands for:
+// threads are numbered from 1 (gdbstub.c, gdb_get_cpu_index).
+func (s *Source) cpuIndex() int {
+	if tid, err := strconv.Atoi(s.cfg.Thread); err == nil && tid > 0 {
+		return tid - 1
+	}
+	return 0
+}
+
+// cpu reads the registers of the selected thread, which stands for a CPU.
+func (s *Source) cpu(ctx context.Context, m *Machine, root *uint64) (*cpu, error) {
+	c := &cpu{}
+	if !m.layout().uniform() {
+		c.index = s.cpuIndex()
+	}
+	switch m.arch {
+	case archX86:
+		// GDB casts flag registers only to integers of their own size, which is
+		// that of a long.
+		v, err := m.registersOf(ctx, "(unsigned long)$cr0", "(unsigned long)$cr3", "(unsigned long)$cr4", "(unsigned long)$efer")
+		if err != nil {
+			return nil, err
+		}
+		x := pt.X86{CR0: v[0], CR3: v[1], CR4: v[2], EFER: v[3]}
+		if root != nil {
+			x = x.WithRoot(*root)
+		}
+		c.mmu, c.root = x, x.CR3
+	case archARM64:
+		v, err := m.armRegisters(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a, note, err := armRegime(v)
+		if err != nil {
+			return nil, err
+		}
+		if root != nil {
+			a = a.WithRoot(*root, false)
+		}
+		c.mmu, c.root = a, a.TTBR0
+		if note != "" {
+			c.notes = append(c.notes, note)
+		}
+	case archRISCV:
+		exprs := []string{"$satp", "$priv"}
+		if m.has("menvcfg") {
+			exprs = append(exprs, "$menvcfg")
+		}
+		v, err := m.registersOf(ctx, exprs...)
+		if err != nil {
+			return nil, err
+		}
+		r := pt.RISCV{SATP: v[0], XLEN: 32}
+		if m.wide {
+			r.XLEN = 64
+		}
+		// menvcfg.PBMTE (Privileged Architecture, "Machine Environment
+		// Configuration Register").
+		r.NoSvpbmt = len(v) > 2 && v[2]>>62&1 == 0
+		if root != nil {
+			r = r.WithRoot(*root)
+		}
+		c.mmu, c.root = r, r.SATP
+		if v[1] == 3 && r.SATP != 0 {
+			c.notes = append(c.notes, "the hart is in M-mode, which translates nothing; shown are the tables of satp")
+		}
+	default:
+		return nil, fmt.Errorf("page tables of this architecture are not known to dbgsh; it knows those of x86, aarch64 and riscv")
+	}
+	return c, nil
+}
+
+// armRegisters is what of an aarch64 CPU's registers decides about translation,
+// as far as the stub has described it, by the names in the manual.
+func (m *Machine) armRegisters(ctx context.Context) (map[string]uint64, error) {
+	names := []string{"TTBR0_EL1", "TTBR1_EL1", "TCR_EL1", "SCTLR_EL1", "cpsr"}
+	exprs := []string{"$TTBR0_EL1", "$TTBR1_EL1", "$TCR_EL1", "$SCTLR_EL1", "$cpsr"}
+	if m.has("SCTLR") { // in QEMU 7.2 as on ARMv7
+		exprs[3] = "$SCTLR"
+	}
+	for _, n := range []string{"ID_AA64MMFR0_EL1", "HCR_EL2", "TTBR0_EL2", "TTBR1_EL2", "TCR_EL2", "SCTLR_EL2", "SCTLR_EL3", "SCR_EL3"} {
+		if m.has(n) {
+			names, exprs = append(names, n), append(exprs, "$"+n)
+		}
+	}
+	list, err := m.registersOf(ctx, exprs...)
+	if err != nil {
+		return nil, err
+	}
+	v := map[string]uint64{}
+	for i, n := range names {
+		v[n] = list[i]
+	}
+	return v, nil
+}
+
+// armRegime is the translation regime that an aarch64 CPU is in, or the EL1&0
+// regime, with a note, where that is below the one that it is in. The error
+// says why its tables are none to be walked (Arm Architecture Reference Manual,
+// DDI 0487, D8.1 "Address translation", and the descriptions of the registers).
+func armRegime(v map[string]uint64) (a pt.ARM64, note string, err error) {
+	const (
+		hcrVM, hcrDC, hcrTGE, hcrE2H = 1 << 0, 1 << 12, 1 << 27, 1 << 34
+		scrNS, scrEEL2               = 1 << 0, 1 << 18
+		sctlrM                       = 1 << 0
+	)
+	if mmfr0, ok := v["ID_AA64MMFR0_EL1"]; ok {
+		a.PhysBits = [16]int{32, 36, 40, 42, 44, 48, 52, 56}[mmfr0&15] // PARange
+	}
+	el, hcr := int(v["cpsr"]>>2&3), v["HCR_EL2"] // PSTATE.EL
+	if scr, ok := v["SCR_EL3"]; ok && scr&(scrNS|scrEEL2) == 0 {
+		hcr = 0 // the secure state has no EL2
+	}
+	if hcr&hcrE2H != 0 && (el == 2 || el < 2 && hcr&hcrTGE != 0) {
+		a.EL, a.TTBR0, a.TTBR1, a.TCR, a.SCTLR = 2, v["TTBR0_EL2"], v["TTBR1_EL2"], v["TCR_EL2"], v["SCTLR_EL2"]
+		return a, "", nil
+	}
+	a.EL, a.TTBR0, a.TTBR1, a.TCR, a.SCTLR = 1, v["TTBR0_EL1"], v["TTBR1_EL1"], v["TCR_EL1"], v["SCTLR_EL1"]
+	if el > 1 && a.SCTLR&sctlrM == 0 {
+		if sctlr, ok := v[fmt.Sprintf("SCTLR_EL%d", el)]; !ok || sctlr&sctlrM != 0 {
+			return a, "", fmt.Errorf("the CPU is at EL%d, whose tables dbgsh does not walk", el)
+		}
+		a.EL = el // nothing is translated there, either
+		return a, "", nil
+	}
+	switch {
+	case hcr&(hcrVM|hcrDC) != 0:
+		return a, "", errors.New("stage 2 is on (HCR_EL2.VM or DC is 1), so that the tables of EL1 hold intermediate physical addresses; dbgsh does not walk stage 2")
+	case el < 2 && hcr&hcrTGE != 0:
+		return a, "", fmt.Errorf("HCR_EL2.TGE is 1, so that nothing is translated at EL%d", el)
+	case el > 1:
+		note = fmt.Sprintf("the CPU is at EL%d; shown are the tables of EL1 and EL0", el)
+	}
+	return a, note, nil
+}
+
+// withUpper is the CPU's set-up with another root for the addresses of the
+// upper half, which on aarch64 have a root of their own.
+func withUpper(mmu pt.MMU, root uint64) pt.MMU {
+	if a, ok := mmu.(pt.ARM64); ok {
+		return a.WithRoot(root, true)
+	}
+	return mmu
+}
+
+// registersOf is the values of expressions that are numbers of up to 64 bits, at
+// once. Flag registers are made numbers by the cast, which is C's.
+func (m *Machine) registersOf(ctx context.Context, exprs ...string) ([]uint64, error) {
+	var format, args strings.Builder
+	for _, e := range exprs {
+		format.WriteString("%llx ")
+		args.WriteString(", (unsigned long long)" + e)
+	}
+	text, err := m.g.Query(ctx, `with language c -- printf "`+format.String()+`\n"`+args.String())
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", strings.Join(exprs, " "), err)
+	}
+	fields := strings.Fields(text)
+	if len(fields) != len(exprs) {
+		return nil, fmt.Errorf("read %s: GDB says %q", strings.Join(exprs, " "), text)
+	}
+	values := make([]uint64, len(fields))
+	for i, f := range fields {
+		if values[i], err = strconv.ParseUint(f, 16, 64); err != nil {
+			return nil, fmt.Errorf("read %s: GDB says %q", exprs[i], f)
+		}
+	}
+	return values, nil
+}

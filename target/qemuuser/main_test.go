@@ -1,0 +1,9 @@
+package qemuuser
+
+import (
+	"testing"
+
+	"dbgsh/internal/testkit/testgdb"
+)
+
+func TestMain(m *testing.M) { testgdb.Main(m) }
