@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
 	"dbgsh/commands"
+	"dbgsh/internal/testkit"
 	"dbgsh/vm"
 )
 
@@ -88,235 +88,159 @@ func (oneMapping) Map(context.Context) (*vm.Map, error) {
 	}}, nil
 }
 
-// terminal is a shell on a pty, with what it has shown.
+// terminal is a shell on a terminal.
 type terminal struct {
+	*testkit.Terminal
 	t     *testing.T
-	cmd   *exec.Cmd
-	tty   *os.File
-	shown chan string
-	text  string // what was shown since the last expectation
-	ended chan error
 	state string // XDG_STATE_HOME
 }
 
 func startTerminal(t *testing.T, env ...string) *terminal {
 	t.Helper()
-	return startTerminalSized(t, &pty.Winsize{Rows: 30, Cols: 100}, env...)
+	return startTerminalSized(t, 30, 100, env...)
 }
 
-func startTerminalSized(t *testing.T, size *pty.Winsize, env ...string) *terminal {
+func startTerminalSized(t *testing.T, rows, cols uint16, env ...string) *terminal {
 	t.Helper()
 	state := t.TempDir()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "DBGSH_TEST_SHELL=1", "TERM=xterm", "NO_COLOR=1", "SHELL=/bin/sh", "PAGER=", "XDG_STATE_HOME="+state)
 	cmd.Env = append(cmd.Env, env...)
-	tty, err := pty.StartWithSize(cmd, size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	term := &terminal{t: t, cmd: cmd, tty: tty, shown: make(chan string, 1000), ended: make(chan error, 1), state: state}
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			n, err := tty.Read(buf)
-			if n > 0 {
-				term.shown <- string(buf[:n])
-			}
-			if err != nil {
-				close(term.shown)
-				return
-			}
-		}
-	}()
-	go func() { term.ended <- cmd.Wait() }()
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		tty.Close()
-	})
-	return term
-}
-
-// expect waits until text (a regular expression) is shown.
-func (term *terminal) expect(text string) {
-	term.t.Helper()
-	re := regexp.MustCompile(text)
-	csi := regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]") // what liner moves the cursor with
-	late := time.After(20 * time.Second)
-	for {
-		if at := re.FindStringIndex(term.text); at != nil {
-			term.text = term.text[at[1]:]
-			return
-		}
-		select {
-		case s, ok := <-term.shown:
-			if !ok {
-				term.t.Fatalf("ended without %q: %q", text, term.text)
-			}
-			term.text = csi.ReplaceAllString(term.text+s, "")
-		case <-late:
-			term.t.Fatalf("no %q in %q", text, term.text)
-		}
-	}
+	return &terminal{testkit.OpenTerminal(t, cmd, rows, cols), t, state}
 }
 
 // prompt waits for a prompt with nothing typed behind it.
 func (term *terminal) prompt() {
 	term.t.Helper()
-	term.expect(`\(dbgsh\) `)
-}
-
-func (term *terminal) send(text string) {
-	term.t.Helper()
-	if _, err := term.tty.WriteString(text); err != nil {
-		term.t.Fatal(err)
-	}
+	term.Expect(`\(dbgsh\) `)
 }
 
 // line sends a line at the prompt and waits until its echo is shown.
 func (term *terminal) line(text string) {
 	term.t.Helper()
-	term.send(text + "\r")
-	term.expect(`\n`)
+	term.Type(text + "\r")
+	term.Expect(`\n`)
 }
 
 func (term *terminal) exit(want int) {
 	term.t.Helper()
-	select {
-	case <-term.ended:
-	case <-time.After(20 * time.Second):
-		term.t.Fatal("the shell does not end")
-	}
-	if got := term.cmd.ProcessState.ExitCode(); got != want {
-		for s := range term.shown {
-			term.text += s
-		}
-		term.t.Errorf("exit status %d, want %d; shown: %s", got, want, term.text)
+	if got := term.Status(); got != want {
+		term.t.Errorf("exit status %d, want %d; shown: %s", got, want, term.All())
 	}
 }
 
 func TestPrompt(t *testing.T) {
 	term := startTerminal(t)
-	original, err := unix.IoctlGetTermios(int(term.tty.Fd()), unix.TCGETS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	term.expect("dbgsh under test\r\n")
+	original := term.Mode()
+	term.Expect("dbgsh under test\n")
 	term.prompt()
 	term.line("words a b | upper")
-	term.expect("^A\r\nB\r\n")
+	term.Expect("^A\nB\n")
 	term.prompt()
 
 	// Ctrl-C clears the line.
-	term.send("words nonsense\x03")
-	term.expect(`\^C`)
+	term.Type("words nonsense\x03")
+	term.Expect(`\^C`)
 	term.prompt()
 	term.line("words sense")
-	term.expect("^sense\r\n")
+	term.Expect("^sense\n")
 	term.prompt()
 
 	// Errors, ours and GDB's.
 	term.line("vmmap")
-	term.expect("^vmmap: no process\r\n")
+	term.Expect("^vmmap: no process\n")
 	term.prompt()
 	term.line("serch foo")
-	term.expect(`^Undefined command: "serch".  Try "help".` + "\r\n")
+	term.Expect(`^Undefined command: "serch".  Try "help".` + "\n")
 	term.prompt()
 	term.line("die")
-	term.expect(`^GDB ended \(killed by signal 9\)\. "run" starts a new one` + "\r\n")
+	term.Expect(`^GDB ended \(killed by signal 9\)\. "run" starts a new one` + "\n")
 	term.prompt()
 
 	// A result that does not end its line leaves the prompt alone.
 	term.line("part x")
-	term.expect("^x\r\n")
+	term.Expect("^x\n")
 	term.prompt()
 
 	// A block, and one that is dropped.
 	term.line("if 1")
-	term.expect("> ")
+	term.Expect("> ")
 	term.line("echo x")
-	term.expect("> ")
+	term.Expect("> ")
 	term.line("end")
-	term.expect("sourced:\r\nif 1\r\necho x\r\nend\r\n")
+	term.Expect("sourced:\nif 1\necho x\nend\n")
 	term.prompt()
 	term.line("python")
-	term.expect("> ")
-	term.send("x\x03")
+	term.Expect("> ")
+	term.Type("x\x03")
 	term.prompt()
 
 	// Ctrl-C cancels what hangs, in GDB and in ours.
 	term.line("hang")
-	term.expect("hanging\r\n")
-	term.send("\x03")
-	term.expect("interrupted\r\n")
+	term.Expect("hanging\n")
+	term.Type("\x03")
+	term.Expect("interrupted\n")
 	term.prompt()
 	term.line("wait")
-	term.expect("waiting\r\n")
-	term.send("\x03")
-	term.expect("wait: interrupted\r\n")
+	term.Expect("waiting\n")
+	term.Type("\x03")
+	term.Expect("wait: interrupted\n")
 	term.prompt()
 
 	// The window's size.
 	term.line("asked")
-	term.expect("rows 30, cols 100")
+	term.Expect("rows 30, cols 100")
 	term.prompt()
-	if err := pty.Setsize(term.tty, &pty.Winsize{Rows: 40, Cols: 90}); err != nil {
-		t.Fatal(err)
-	}
-	for term.text = ""; !strings.Contains(term.text, "rows 40, cols 90"); {
+	term.Resize(40, 90)
+	testkit.WaitFor(t, "new size of the window", func() bool {
 		term.line("asked")
-		term.expect(`rows \d+, `)
-		term.text = "rows 40, " + term.text
-		term.expect("rows 40, cols ")
-		if strings.HasPrefix(term.text, "90") {
-			break
-		}
+		size := term.Expect(`rows \d+, cols \d+`)[0]
 		term.prompt()
-	}
-	term.prompt()
+		return size == "rows 40, cols 90"
+	})
 
 	// The inferior speaks while the prompt is shown: it is shown again.
 	term.line("later")
-	term.expect("from the inferior\r\n")
+	term.Expect("from the inferior\n")
 	term.prompt()
 
 	// The keyboard is the inferior's while it runs, Ctrl-Z too.
 	term.line("run")
-	term.expect("running\r\n")
-	term.send("hello\r\x1a\x04done")
-	term.expect(`inferior read "hello\\r\\x1a\\x04done"` + "\r\n")
+	term.Expect("running\n")
+	term.Type("hello\r\x1a\x04done")
+	term.Expect(`inferior read "hello\\r\\x1a\\x04done"` + "\n")
 	term.prompt()
 	term.line("run")
-	term.expect("running\r\n")
-	term.send("\x03")
-	term.expect("SIGINT")
+	term.Expect("running\n")
+	term.Type("\x03")
+	term.Expect("SIGINT")
 	term.prompt()
 
 	// The shell has the terminal as dbgsh found it.
 	term.line("!stty -a | grep -o -- ' .*icanon'; echo again")
-	term.expect(` icanon`)
-	term.expect("again\r\n")
+	term.Expect(` icanon`)
+	term.Expect("again\n")
 	term.prompt()
 	term.line("shell echo asleep; exec sleep 100")
-	term.expect("asleep\r\n")
-	term.send("\x03")
-	term.expect("shell: ended by signal: interrupt\r\n")
+	term.Expect("asleep\n")
+	term.Type("\x03")
+	term.Expect("shell: ended by signal: interrupt\n")
 	term.prompt()
 	term.line("shell read x; echo got $x")
-	term.send("text\n")
-	term.expect("got text\r\n")
+	term.Type("text\n")
+	term.Expect("got text\n")
 	term.prompt()
 
 	// Long results, with the pager and without.
 	term.line("set pager off")
 	term.prompt()
 	term.line("lines")
-	term.expect("(line\r\n){100}")
+	term.Expect("(line\n){100}")
 	term.prompt()
 
-	term.send("\x04")
+	term.Type("\x04")
 	term.exit(0)
-	got, err := unix.IoctlGetTermios(int(term.tty.Fd()), unix.TCGETS)
-	if err == nil && *got != *original {
+	if got := term.Mode(); got != original {
 		t.Errorf("the terminal's mode was %+v and is %+v", original, got)
 	}
 
@@ -345,10 +269,10 @@ func TestPager(t *testing.T) {
 	term := startTerminal(t, "PAGER=echo paged; head -n 2")
 	term.prompt()
 	term.line("lines")
-	term.expect("^paged\r\nline\r\nline\r\n")
+	term.Expect("^paged\nline\nline\n")
 	term.prompt()
 	term.line("words few")
-	term.expect("^few\r\n")
+	term.Expect("^few\n")
 	term.prompt()
 	term.line("quit 7")
 	term.exit(7)
@@ -358,26 +282,26 @@ func TestLeaving(t *testing.T) {
 	question := `A process that dbgsh started is alive; kill it and leave\? \(y or n\) `
 	term := startTerminal(t, "DBGSH_TEST_STARTED=1")
 	term.prompt()
-	term.send("\x04")
-	term.expect(question)
+	term.Type("\x04")
+	term.Expect(question)
 	term.line("n")
 	term.prompt()
 	term.line("quit 4")
-	term.expect(question)
+	term.Expect(question)
 	term.line("what")
-	term.expect("Please answer y or n.\r\n" + question)
-	term.send("\x03")
+	term.Expect("Please answer y or n.\n" + question)
+	term.Type("\x03")
 	term.prompt()
 	term.line("q 4")
-	term.expect(question)
+	term.Expect(question)
 	term.line("y")
 	term.exit(4)
 
 	term = startTerminal(t, "DBGSH_TEST_STARTED=1")
 	term.prompt()
-	term.send("\x04")
-	term.expect(question)
-	term.send("\x04")
+	term.Type("\x04")
+	term.Expect(question)
+	term.Type("\x04")
 	term.exit(0)
 
 	// SIGTERM, at the prompt and within a command; what was typed is kept.
@@ -385,7 +309,7 @@ func TestLeaving(t *testing.T) {
 	term.prompt()
 	term.line("words a")
 	term.prompt()
-	term.cmd.Process.Signal(unix.SIGTERM)
+	term.Cmd.Process.Signal(unix.SIGTERM)
 	term.exit(0)
 	if text, err := os.ReadFile(filepath.Join(term.state, "dbgsh", "history")); string(text) != "words a\n" {
 		t.Errorf("history %q, %v", text, err)
@@ -393,8 +317,8 @@ func TestLeaving(t *testing.T) {
 	term = startTerminal(t)
 	term.prompt()
 	term.line("hang")
-	term.expect("hanging")
-	term.cmd.Process.Signal(unix.SIGHUP)
+	term.Expect("hanging")
+	term.Cmd.Process.Signal(unix.SIGHUP)
 	term.exit(0)
 }
 
@@ -403,12 +327,12 @@ func TestStuckGDB(t *testing.T) {
 	term := startTerminal(t)
 	term.prompt()
 	term.line("stuck")
-	term.expect("stuck\r\n")
-	term.send("\x03\x03\x03") // nobody's patience makes GDB die sooner
-	term.expect("no answer yet; Ctrl-C once more kills GDB\r\n")
-	term.send("\x03")
-	term.expect("GDB does not answer and is killed\r\n")
-	term.expect("GDB ended")
+	term.Expect("stuck\n")
+	term.Type("\x03\x03\x03") // nobody's patience makes GDB die sooner
+	term.Expect("no answer yet; Ctrl-C once more kills GDB\n")
+	term.Type("\x03")
+	term.Expect("GDB does not answer and is killed\n")
+	term.Expect("GDB ended")
 	term.prompt()
 }
 
@@ -416,29 +340,29 @@ func TestRepeat(t *testing.T) {
 	term := startTerminal(t)
 	term.prompt()
 	for _, tt := range []struct{ line, again string }{
-		{"words a | upper", "A\r\n"},
-		{"print 1", "print 1\r\n"},
-		{"x/4x $sp", "x\r\n"},
-		{"list main", "list\r\n"},
-		{"list -", "list -\r\n"},
-		{"gdb x/i $pc", "x\r\n"},
-		{"words b", "b\r\n"},
+		{"words a | upper", "A\n"},
+		{"print 1", "print 1\n"},
+		{"x/4x $sp", "x\n"},
+		{"list main", "list\n"},
+		{"list -", "list -\n"},
+		{"gdb x/i $pc", "x\n"},
+		{"words b", "b\n"},
 		{"delete 1", ""},
-		{"words c", "c\r\n"},
+		{"words c", "c\n"},
 		{"vmmap", ""},
-		{"words d", "d\r\n"},
+		{"words d", "d\n"},
 		{"run", ""},
 		{"# comment", ""},
 	} {
 		term.line(tt.line)
 		if tt.line == "run" {
-			term.expect("running")
-			term.send("done")
+			term.Expect("running")
+			term.Type("done")
 		}
 		term.prompt()
 		for range 2 {
-			term.send("\r")
-			term.expect(`^[^\n]*\n` + regexp.QuoteMeta(tt.again) + `[^\n]*\(dbgsh\) `)
+			term.Type("\r")
+			term.Expect(`^[^\n]*\n` + regexp.QuoteMeta(tt.again) + `[^\n]*\(dbgsh\) `)
 		}
 	}
 }
@@ -457,10 +381,10 @@ func TestCompletionOnTab(t *testing.T) {
 		{"set pag\t", `set pager $`},
 		{"print coun\t\t", `count +counter`},
 	} {
-		term.send(tt.typed)
-		term.expect(tt.shown)
-		term.send("\x15\x0b\x03")
-		term.expect(`\^C`)
+		term.Type(tt.typed)
+		term.Expect(tt.shown)
+		term.Type("\x15\x0b\x03")
+		term.Expect(`\^C`)
 		term.prompt()
 	}
 }
@@ -469,21 +393,21 @@ func TestCompletionOnTab(t *testing.T) {
 func TestDumbTerminal(t *testing.T) {
 	t.Run("dumb", func(t *testing.T) { testDumb(t, startTerminal(t, "TERM=dumb")) })
 	t.Run("no width", func(t *testing.T) {
-		testDumb(t, startTerminalSized(t, &pty.Winsize{}))
+		testDumb(t, startTerminalSized(t, 0, 0))
 	})
 }
 
 func testDumb(t *testing.T, term *terminal) {
 	term.prompt()
-	term.send("words a\n")
-	term.expect("\na\r\n")
+	term.Type("words a\n")
+	term.Expect("\na\n")
 	term.prompt()
-	term.send("words nonsense\x03")
+	term.Type("words nonsense\x03")
 	term.prompt()
-	term.send("words b\n")
-	term.expect("\nb\r\n")
+	term.Type("words b\n")
+	term.Expect("\nb\n")
 	term.prompt()
-	term.send("\x04")
+	term.Type("\x04")
 	term.exit(0)
 }
 
@@ -493,12 +417,12 @@ func TestPasteThatNobodyReads(t *testing.T) {
 	term := startTerminal(t, "DBGSH_TEST_FULL=1")
 	term.prompt()
 	term.line("run")
-	term.expect("running\r\n")
-	go term.tty.WriteString(strings.Repeat("echo pasted\r", 4000) + "\x03") // ends with the terminal
-	term.expect("SIGINT")
+	term.Expect("running\n")
+	term.Paste(strings.Repeat("echo pasted\r", 4000) + "\x03")
+	term.Expect("SIGINT")
 	term.prompt()
 	term.line("asked")
-	term.expect(`lines \["run"\]`)
+	term.Expect(`lines \["run"\]`)
 	term.prompt()
 }
 
@@ -510,30 +434,30 @@ func TestConfirm(t *testing.T) {
 	term.prompt()
 	for _, line := range []string{"kill", "run", "r", "gdb kill", "attach 1", "core", "target remote :1", "starti"} {
 		term.line(line)
-		term.expect(process)
+		term.Expect(process)
 		term.line("n")
 		term.prompt()
 	}
 	term.line("kill")
-	term.expect(process)
+	term.Expect(process)
 	term.line("y")
-	term.expect("^done: kill\r\n")
+	term.Expect("^done: kill\n")
 	term.prompt()
 	for _, line := range []string{"delete", "d", "delete display"} {
 		term.line(line)
-		term.expect(`^Delete them all\? \(y or n\) `)
-		term.send("\x03")
+		term.Expect(`^Delete them all\? \(y or n\) `)
+		term.Type("\x03")
 		term.prompt()
 	}
 	term.line("delete 1")
-	term.expect("^done: delete 1\r\n")
+	term.Expect("^done: delete 1\n")
 	term.prompt()
 
 	for _, env := range [][]string{{"DBGSH_TEST_ALIVE=1", "DBGSH_TEST_CONFIRM=off"}, {}} {
 		term = startTerminal(t, env...)
 		term.prompt()
 		term.line("kill")
-		term.expect("^done: kill\r\n")
+		term.Expect("^done: kill\n")
 		term.prompt()
 	}
 }

@@ -224,7 +224,7 @@ func TestStuckOutput(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer cmd.Process.Kill()
-		limit := time.Now().Add(patience)
+		limit := time.Now().Add(testkit.Patience)
 		for fds := []unix.PollFd{{Fd: int32(w.Fd()), Events: unix.POLLOUT}}; ; time.Sleep(10 * time.Millisecond) {
 			if n, err := unix.Poll(fds, 0); err == nil && n == 0 {
 				break // the pipe is full
@@ -239,7 +239,7 @@ func TestStuckOutput(t *testing.T) {
 		go func() { ended <- cmd.Wait() }()
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(testkit.Patience):
 			t.Fatal("dbgsh does not end")
 		}
 		if s := cmd.ProcessState.ExitCode(); s != 1 || strings.Contains(errs.String(), "killed") {

@@ -17,28 +17,28 @@ import (
 func TestFirstPrompt(t *testing.T) {
 	t.Parallel()
 	x := openTerminal(t, program(t, "testdata/inferior.c"))
-	x.expect(`^dbgsh \d+\.\d+\.\d+ on GDB \d+\.\d+\S* · .*/inferior · type help, or any GDB command\n\(dbgsh\) $`)
+	x.Expect(`^dbgsh \d+\.\d+\.\d+ on GDB \d+\.\d+\S* · .*/inferior · type help, or any GDB command\n\(dbgsh\) $`)
 	x.run("print value", `^\$1 = 1592651789\n`)
 	x.run("vmmap", `^vmmap: no process: start one with "run", or attach with "attach PID"\n`)
 	x.run("nosuch", `^Undefined command: "nosuch"\.  Try "help"\.\n`)
 	// A line in parts, a block, an empty line, a line that is dropped.
-	x.key("define twice" + enter)
-	x.expect(`\n> $`)
-	x.key("print 2 * $arg0" + enter)
-	x.expect(`\n> $`)
-	x.key("end" + enter)
+	x.Type("define twice" + enter)
+	x.Expect(`\n> $`)
+	x.Type("print 2 * $arg0" + enter)
+	x.Expect(`\n> $`)
+	x.Type("end" + enter)
 	x.prompt()
 	x.run("twice 21", `^\$2 = 42\n`)
-	x.key(enter)
-	x.expect(`^\n\$3 = 42\n\(dbgsh\) $`)
-	x.key("print 3" + ctrlC)
+	x.Type(enter)
+	x.Expect(`^\n\$3 = 42\n\(dbgsh\) $`)
+	x.Type("print 3" + ctrlC)
 	x.prompt()
-	x.key("define more" + enter)
-	x.expect(`\n> $`)
-	x.key(ctrlC)
+	x.Type("define more" + enter)
+	x.Expect(`\n> $`)
+	x.Type(ctrlC)
 	x.prompt()
-	x.key("quit 5" + enter)
-	if s := x.status(); s != 5 {
+	x.Type("quit 5" + enter)
+	if s := x.Status(); s != 5 {
 		t.Errorf("exit status %d, want 5", s)
 	}
 }
@@ -57,8 +57,8 @@ func TestLeave(t *testing.T) {
 			t.Parallel()
 			x := openTerminal(t)
 			x.prompt()
-			x.key(c.keys)
-			if s := x.status(); s != c.want {
+			x.Type(c.keys)
+			if s := x.Status(); s != c.want {
 				t.Errorf("exit status %d, want %d", s, c.want)
 			}
 		})
@@ -70,25 +70,25 @@ func TestKeyboard(t *testing.T) {
 	t.Parallel()
 	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "echo")
 	x.prompt()
-	x.key("run" + enter)
-	x.expect(`name\? `)
-	x.key("some words" + enter)
-	x.expect(`some words\nread <some words>\n$`)
-	x.key("vmmap | é" + enter)
-	x.expect(`vmmap \| é\nread <vmmap \| é>\n$`)
-	x.key(ctrlC)
-	x.expect(`received signal SIGINT`)
+	x.Type("run" + enter)
+	x.Expect(`name\? `)
+	x.Type("some words" + enter)
+	x.Expect(`some words\nread <some words>\n$`)
+	x.Type("vmmap | é" + enter)
+	x.Expect(`vmmap \| é\nread <vmmap \| é>\n$`)
+	x.Type(ctrlC)
+	x.Expect(`received signal SIGINT`)
 	x.prompt()
 	x.run("print value", `^\$1 = 1592651789\n`)
-	x.key("continue" + enter)
-	x.expect(`Continuing\.\n`)
-	x.key("again" + enter)
-	x.expect(`read <again>\n$`)
-	x.key(ctrlD) // the end of its input, not of dbgsh
-	x.expect(`(?s)end of input\n.*exited normally\]\n|exited normally\]\n.*end of input\n`)
+	x.Type("continue" + enter)
+	x.Expect(`Continuing\.\n`)
+	x.Type("again" + enter)
+	x.Expect(`read <again>\n$`)
+	x.Type(ctrlD) // the end of its input, not of dbgsh
+	x.Expect(`(?s)end of input\n.*exited normally\]\n|exited normally\]\n.*end of input\n`)
 	x.prompt()
-	x.key(ctrlD)
-	if s := x.status(); s != 0 {
+	x.Type(ctrlD)
+	if s := x.Status(); s != 0 {
 		t.Errorf("exit status %d", s)
 	}
 }
@@ -99,10 +99,10 @@ func TestInterruptBehindAPaste(t *testing.T) {
 	t.Parallel()
 	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "wait")
 	x.prompt()
-	x.key("run" + enter)
-	x.expect(`waiting\n`)
-	go x.pty.WriteString(strings.Repeat("print 12345"+enter, 4000) + ctrlC) // ends with the terminal
-	x.expect(`received signal SIGINT`)
+	x.Type("run" + enter)
+	x.Expect(`waiting\n`)
+	x.Paste(strings.Repeat("print 12345"+enter, 4000) + ctrlC)
+	x.Expect(`received signal SIGINT`)
 	x.prompt()
 	if m := x.run("print 1", `\$(\d+) = 1\n`); m[1] != "1" {
 		t.Errorf("values before it: %s", m[1])
@@ -113,36 +113,36 @@ func TestInterrupt(t *testing.T) {
 	t.Parallel()
 	x := openTerminal(t, "-args", program(t, "testdata/inferior.c"), "spin")
 	x.prompt()
-	x.key("run" + enter)
-	x.expect(`spinning\n`)
+	x.Type("run" + enter)
+	x.Expect(`spinning\n`)
 	for range 3 {
-		x.key(ctrlC)
-		x.expect(`Program received signal SIGINT, Interrupt\.\n`)
+		x.Type(ctrlC)
+		x.Expect(`Program received signal SIGINT, Interrupt\.\n`)
 		x.prompt()
 		x.run("vmmap -A0 -B0 main", `\n► .* r-xp .*inferior \+0x[0-9a-f]+\n`)
-		x.key("continue" + enter)
-		x.expect(`Continuing\.\n`)
+		x.Type("continue" + enter)
+		x.Expect(`Continuing\.\n`)
 	}
-	x.key(ctrlC)
-	x.expect(`received signal SIGINT`)
+	x.Type(ctrlC)
+	x.Expect(`received signal SIGINT`)
 	x.prompt()
 	pid := x.inferior()
 
 	// Leaving asks, since dbgsh has started it.
-	x.key(ctrlD)
-	x.expect(`kill it and leave\? \(y or n\) $`)
-	x.key("what" + enter)
-	x.expect(`Please answer y or n\.\n.*\(y or n\) $`)
-	x.key("n" + enter)
+	x.Type(ctrlD)
+	x.Expect(`kill it and leave\? \(y or n\) $`)
+	x.Type("what" + enter)
+	x.Expect(`Please answer y or n\.\n.*\(y or n\) $`)
+	x.Type("n" + enter)
 	x.prompt()
-	x.key("quit" + enter)
-	x.expect(`\(y or n\) $`)
-	x.key(ctrlC)
+	x.Type("quit" + enter)
+	x.Expect(`\(y or n\) $`)
+	x.Type(ctrlC)
 	x.prompt()
-	x.key(ctrlD)
-	x.expect(`\(y or n\) $`)
-	x.key("y" + enter)
-	if s := x.status(); s != 0 {
+	x.Type(ctrlD)
+	x.Expect(`\(y or n\) $`)
+	x.Type("y" + enter)
+	if s := x.Status(); s != 0 {
 		t.Errorf("exit status %d", s)
 	}
 	testkit.WaitGone(t, pid)
@@ -158,17 +158,17 @@ func TestInterruptSearch(t *testing.T) {
 	x.run("run", `Breakpoint 1, `)
 	x.run("continue", `Breakpoint 1, `)
 	// Every place is a hit of a pattern that is slow to find.
-	x.key(`search --regex --count '(Q|QQ)+z'` + enter)
-	x.expect(`z'\n`)
+	x.Type(`search --regex --count '(Q|QQ)+z'` + enter)
+	x.Expect(`z'\n`)
 	x.underWay()
-	x.key(ctrlC)
-	x.expect(`(?i)interrupted`)
+	x.Type(ctrlC)
+	x.Expect(`(?i)interrupted`)
 	x.prompt()
 	x.run("print value", `^\$\d = 1592651789\n`)
-	x.key(ctrlD)
-	x.expect(`\(y or n\) $`)
-	x.key("y" + enter)
-	x.status()
+	x.Type(ctrlD)
+	x.Expect(`\(y or n\) $`)
+	x.Type("y" + enter)
+	x.Status()
 }
 
 // Ctrl-C while GDB starts: what is called GDB may be anything.
@@ -186,8 +186,8 @@ func TestInterruptStart(t *testing.T) {
 	if _, err := os.ReadFile(started); err != nil { // waits
 		t.Fatal(err)
 	}
-	x.key(ctrlC)
-	if s := x.status(); s != 3 {
+	x.Type(ctrlC)
+	if s := x.Status(); s != 3 {
 		t.Errorf("exit status %d, want 3", s)
 	}
 }
@@ -201,12 +201,12 @@ func TestStopAtThePrompt(t *testing.T) {
 	x.run("break checkpoint", `Breakpoint 1`)
 	x.run("run", `Breakpoint 1, `)
 	x.run("delete 1", ``)
-	x.key("continue &" + enter)
-	x.expect(`(?s)spinning\n.*\(dbgsh\) $`)
-	x.key("interrupt" + enter)
-	x.expect(`(?:^|\n)(?:\(dbgsh\) )?(Program|Thread .*) received signal SIGINT, Interrupt\.\n`)
-	x.expect(`checkpoint|main`)
-	x.expect(`\(dbgsh\) $`)
+	x.Type("continue &" + enter)
+	x.Expect(`(?s)spinning\n.*\(dbgsh\) $`)
+	x.Type("interrupt" + enter)
+	x.Expect(`(?:^|\n)(?:\(dbgsh\) )?(Program|Thread .*) received signal SIGINT, Interrupt\.\n`)
+	x.Expect(`checkpoint|main`)
+	x.Expect(`\(dbgsh\) $`)
 }
 
 // The debuggee's terminal has the size of the user's, also when that changes.
@@ -217,7 +217,7 @@ func TestWindowSize(t *testing.T) {
 	x.run("run", `30 rows, 100 columns\n`)
 	x.run("break checkpoint", `Breakpoint 1`)
 	x.run("run", `Breakpoint 1, `)
-	x.resize(41, 77)
+	x.Resize(41, 77)
 	x.prompt() // shown again
 	x.run("continue", `41 rows, 77 columns\n`)
 }
@@ -229,11 +229,11 @@ func TestAttachedLivesOn(t *testing.T) {
 		name string
 		end  func(x *terminal)
 	}{
-		{"quit", func(x *terminal) { x.key("quit" + enter) }},
-		{"Ctrl-D", func(x *terminal) { x.key(ctrlD) }},
-		{"SIGTERM", func(x *terminal) { x.cmd.Process.Signal(unix.SIGTERM) }},
-		{"SIGHUP", func(x *terminal) { x.cmd.Process.Signal(unix.SIGHUP) }},
-		{"hang-up", func(x *terminal) { x.pty.Close() }},
+		{"quit", func(x *terminal) { x.Type("quit" + enter) }},
+		{"Ctrl-D", func(x *terminal) { x.Type(ctrlD) }},
+		{"SIGTERM", func(x *terminal) { x.Cmd.Process.Signal(unix.SIGTERM) }},
+		{"SIGHUP", func(x *terminal) { x.Cmd.Process.Signal(unix.SIGHUP) }},
+		{"hang-up", func(x *terminal) { x.HangUp() }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -243,7 +243,7 @@ func TestAttachedLivesOn(t *testing.T) {
 			x.run("break checkpoint", `Breakpoint 1`)
 			x.run("continue", `Breakpoint 1, `)
 			c.end(x)
-			x.status()
+			x.Status()
 			if !isRunning(pid) {
 				t.Errorf("the process is in state %q", testkit.State(pid))
 			}
@@ -258,10 +258,10 @@ func TestStartedIsKilled(t *testing.T) {
 		name string
 		end  func(x *terminal)
 	}{
-		{"SIGTERM", func(x *terminal) { x.cmd.Process.Signal(unix.SIGTERM) }},
-		{"SIGHUP", func(x *terminal) { x.cmd.Process.Signal(unix.SIGHUP) }},
-		{"SIGKILL", func(x *terminal) { x.cmd.Process.Kill() }},
-		{"hang-up", func(x *terminal) { x.pty.Close() }},
+		{"SIGTERM", func(x *terminal) { x.Cmd.Process.Signal(unix.SIGTERM) }},
+		{"SIGHUP", func(x *terminal) { x.Cmd.Process.Signal(unix.SIGHUP) }},
+		{"SIGKILL", func(x *terminal) { x.Cmd.Process.Kill() }},
+		{"hang-up", func(x *terminal) { x.HangUp() }},
 	} {
 		for _, running := range []bool{false, true} {
 			name := c.name + " at the prompt"
@@ -277,11 +277,11 @@ func TestStartedIsKilled(t *testing.T) {
 				pid, gdb := x.inferior(), x.gdb()
 				if running {
 					x.run("delete 1", ``)
-					x.key("continue" + enter)
-					x.expect(`spinning\n`)
+					x.Type("continue" + enter)
+					x.Expect(`spinning\n`)
 				}
 				c.end(x)
-				x.status()
+				x.Status()
 				testkit.WaitGone(t, pid)
 				testkit.WaitGone(t, gdb)
 			})
@@ -301,19 +301,19 @@ func TestConfirm(t *testing.T) {
 	for _, line := range []string{
 		"run", "start", "starti", "kill", "attach " + strconv.Itoa(other), "core-file none", "target remote :1", "delete",
 	} {
-		x.key(line + enter)
-		x.expect(`\(y or n\) $`)
-		x.key("n" + enter)
+		x.Type(line + enter)
+		x.Expect(`\(y or n\) $`)
+		x.Type("n" + enter)
 		x.prompt()
 	}
 	if now := x.inferior(); now != pid {
 		t.Errorf("process %d became %d", pid, now)
 	}
 	x.run("info breakpoints", `\n1 +breakpoint`)
-	x.key("kill" + enter)
-	x.expect(`\(y or n\) $`)
-	x.key("y" + enter)
-	x.expect(`killed\]`)
+	x.Type("kill" + enter)
+	x.Expect(`\(y or n\) $`)
+	x.Type("y" + enter)
+	x.Expect(`killed\]`)
 	x.prompt()
 	testkit.WaitGone(t, pid)
 	x.run("run", `Breakpoint 1, `) // nothing to lose
@@ -330,16 +330,16 @@ func TestGDBIsKilled(t *testing.T) {
 	x.prompt()
 	x.run("vmmap_add 0x1000 0x1000 rw 0 kept", `added`)
 	gdb := x.gdb()
-	x.key("run" + enter)
-	x.expect(`spinning\n`)
+	x.Type("run" + enter)
+	x.Expect(`spinning\n`)
 	unix.Kill(gdb, unix.SIGKILL)
-	x.expect(`(?:^|\n)GDB ended \(killed by signal 9 \(SIGKILL\)\)\. "run", "attach" or "file" starts a new one; added pages are kept\.\n\(dbgsh\) $`)
+	x.Expect(`(?:^|\n)GDB ended \(killed by signal 9 \(SIGKILL\)\)\. "run", "attach" or "file" starts a new one; added pages are kept\.\n\(dbgsh\) $`)
 	x.run("vmmap kept", `\n► +0x1000 +0x2000 rw-\? +1000 +0 kept\n`)
 	x.run("print value", `^GDB ended \(.*\)\. .*\n`)
-	x.key("run" + enter)
-	x.expect(`spinning\n`)
-	x.key(ctrlC)
-	x.expect(`received signal SIGINT`)
+	x.Type("run" + enter)
+	x.Expect(`spinning\n`)
+	x.Type(ctrlC)
+	x.Expect(`received signal SIGINT`)
 	x.prompt()
 	x.run("vmmap -A0 -B0 main kept", `kept\n► .* r-xp .*inferior \+0x[0-9a-f]+\n`)
 	if now := x.gdb(); now == gdb {
@@ -353,10 +353,10 @@ func TestHistory(t *testing.T) {
 	x := openTerminal(t)
 	x.prompt()
 	x.run("print 6*7", `42\n`)
-	x.key("quit" + enter)
-	x.status()
+	x.Type("quit" + enter)
+	x.Status()
 	var file string
-	for _, v := range x.cmd.Env {
+	for _, v := range x.Cmd.Env {
 		if dir, found := strings.CutPrefix(v, "XDG_STATE_HOME="); found {
 			file = filepath.Join(dir, "dbgsh", "history")
 		}
@@ -380,10 +380,10 @@ func TestStay(t *testing.T) {
 		{"print 6*7", `^\$1 = 42\ndbgsh .*\n\(dbgsh\) $`}, {"nosuch", `^-ex: nosuch: Undefined .*\n(.*\n)*\(dbgsh\) $`},
 	} {
 		x := openTerminal(t, "-i", "-ex", c.line)
-		x.expect(c.want)
+		x.Expect(c.want)
 		x.run("print 1", `\d = 1\n`)
-		x.key(ctrlD)
-		if s := x.status(); s != 0 {
+		x.Type(ctrlD)
+		if s := x.Status(); s != 0 {
 			t.Errorf("exit status %d", s)
 		}
 	}
@@ -393,8 +393,8 @@ func TestStay(t *testing.T) {
 func TestLeaveAfterCommands(t *testing.T) {
 	t.Parallel()
 	x := openTerminal(t, "-ex", "print 6*7")
-	x.expect(`^\$1 = 42\n$`)
-	if s := x.status(); s != 0 {
+	x.Expect(`^\$1 = 42\n$`)
+	if s := x.Status(); s != 0 {
 		t.Errorf("exit status %d", s)
 	}
 }
@@ -412,7 +412,7 @@ func TestColor(t *testing.T) {
 		cmd := dbgsh(t, "-color", c.flag, "-ex", "vmmap_add 0 4096 rx", "-ex", "vmmap")
 		cmd.Env = append(cmd.Env, c.env)
 		x := onTerminal(t, cmd)
-		raw := x.all()
+		raw := x.All()
 		if got := strings.Contains(raw, "\x1b[31m"); got != c.want || !strings.Contains(raw, "r-x?") {
 			t.Errorf("-color %s, %s: coloured %v\n%s", c.flag, c.env, got, raw)
 		}
@@ -424,14 +424,14 @@ func TestCompletion(t *testing.T) {
 	t.Parallel()
 	x := openTerminal(t, program(t, "testdata/inferior.c"))
 	x.prompt()
-	x.key("vmmap_c\t")
-	x.expect(`vmmap_clear $`)
-	x.key(enter)
-	x.expect(`0 added mappings dropped\n`)
+	x.Type("vmmap_c\t")
+	x.Expect(`vmmap_clear $`)
+	x.Type(enter)
+	x.Expect(`0 added mappings dropped\n`)
 	x.prompt()
-	x.key("info line checkp\t")
-	x.expect(`info line checkpoint $`)
-	x.key(enter)
-	x.expect(`Line \d+ of .*inferior\.c`)
+	x.Type("info line checkp\t")
+	x.Expect(`info line checkpoint $`)
+	x.Type(enter)
+	x.Expect(`Line \d+ of .*inferior\.c`)
 	x.prompt()
 }
