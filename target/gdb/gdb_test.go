@@ -1,15 +1,16 @@
 package gdb_test
 
 import (
-	"dbgsh/internal/testkit"
-	"dbgsh/internal/testkit/testgdb"
-	"dbgsh/target/gdb"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"dbgsh/internal/testkit"
+	"dbgsh/internal/testkit/testgdb"
+	"dbgsh/target/gdb"
 )
 
 func TestMain(m *testing.M) { testgdb.Main(m) }
