@@ -1,18 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"go/ast"
 	"go/build"
 	"go/parser"
 	"go/token"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// house is the packages of the module.
-func house(t *testing.T) map[string]*build.Package {
+// ours is the packages of the module.
+func ours(t *testing.T) map[string]*build.Package {
 	t.Helper()
 	pkgs, err := packages("..")
 	if err != nil {
@@ -23,7 +25,7 @@ func house(t *testing.T) map[string]*build.Package {
 
 // TestRooms holds the imports of every package against the table of rooms.
 func TestRooms(t *testing.T) {
-	pkgs := house(t)
+	pkgs := ours(t)
 	for _, r := range rooms() {
 		for _, path := range r.may {
 			other := roomOf(path)
@@ -67,7 +69,7 @@ func TestRooms(t *testing.T) {
 func TestPackagesOfOthers(t *testing.T) {
 	const mi = "github.com/cyrus-and/gdb"
 	used := map[string]bool{}
-	for path, p := range house(t) {
+	for path, p := range ours(t) {
 		for _, to := range p.Imports {
 			used[to] = true
 		}
@@ -78,6 +80,20 @@ func TestPackagesOfOthers(t *testing.T) {
 	for _, fixed := range []string{"github.com/go-delve/liner", mi, "github.com/google/shlex", "github.com/fatih/color"} {
 		if !used[fixed] {
 			t.Errorf("nothing but tests imports %s", fixed)
+		}
+	}
+}
+
+// TestArchitecture holds docs/architecture.svg against the imports, and the table
+// in docs/architecture.md against that of rooms.
+func TestArchitecture(t *testing.T) {
+	picture, page, err := architecture("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][]byte{architectureSVG: picture, architecturePage: page} {
+		if got, err := os.ReadFile(filepath.Join("..", name)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is not what the packages are; \"make docs\" makes it so (%v)", name, err)
 		}
 	}
 }
@@ -108,7 +124,7 @@ func stateless() map[string]string {
 // TestNoState refuses variables of packages: all state hangs on values.
 func TestNoState(t *testing.T) {
 	reasons := stateless()
-	for path, p := range house(t) {
+	for path, p := range ours(t) {
 		for _, f := range files(t, p) {
 			for _, d := range f.Decls {
 				g, ok := d.(*ast.GenDecl)
@@ -218,7 +234,7 @@ func fields(e ast.Expr) []*ast.Field {
 
 // TestNamesDiffer refuses exported names that differ in the case of letters only.
 func TestNamesDiffer(t *testing.T) {
-	for path, p := range house(t) {
+	for path, p := range ours(t) {
 		seen := map[string]string{}
 		for _, name := range names(files(t, p)) {
 			if last := name[strings.LastIndexByte(name, '.')+1:]; !ast.IsExported(last) {
