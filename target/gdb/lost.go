@@ -1,10 +1,11 @@
 package gdb
 
 import (
-	"dbgsh/target/mi"
-	"dbgsh/vm"
 	"errors"
 	"regexp"
+
+	"dbgsh/target/mi"
+	"dbgsh/vm"
 )
 
 // LostError says that GDB, or the connection to the debuggee, is gone.
