@@ -4,7 +4,8 @@
 # make fuzz     each fuzz target for FUZZTIME
 # make bench    the map and the start beside GDB's; make bench-search: the search;
 #               bench-kernel: a machine's map beside QEMU's monitor
-# make docs     docs/commands.md, the flags in docs/usage.md and docs/session.svg anew
+# make docs     docs/commands.md, the flags in docs/usage.md, the rooms in
+#               docs/architecture.md and the pictures anew
 
 GO ?= go
 FUZZTIME ?= 20s

@@ -1,5 +1,5 @@
 // Package vm says what the memory map of a debuggee is: permissions, mappings,
-// ranges, maps, the filters that select from them, the session's cache of them,
+// ranges, maps, the filters that select from them, the pages that are added by hand,
 // and what a reader of memory is and may be able to do. It is pure: it knows no
 // GDB, no terminal, and keeps no state of its own but in the values it hands out.
 package vm

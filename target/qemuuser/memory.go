@@ -10,7 +10,7 @@ import (
 )
 
 // guestMemory is the memory of a guest, read from QEMU's process, where it lies
-// base bytes higher. Like ProcMem it is a vm.Sparse, and takes pages of files
+// base bytes higher. Like proc.Memory it is a vm.Sparse, and takes pages of files
 // that QEMU has not touched from the file.
 type guestMemory struct {
 	*proc.Memory
