@@ -286,7 +286,7 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory vm.Memory, 
 	}
 	s.lastPhysical = o.where.physical
 	res.notes = append(res.notes, res.scan.Notes...)
-	if n, ok := memory.(interface{ Notes() []string }); ok {
+	if n, ok := memory.(vm.Noter); ok {
 		res.notes = append(res.notes, n.Notes()...)
 	}
 	return nil

@@ -97,13 +97,21 @@ physical address instead of the CPU's own.`,
 }
 
 func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result, error) {
-	hint, err := autoExplore(ctx, s, pipe)
-	if err != nil {
-		return nil, err
-	}
 	m, sel, err := choose(ctx, s, f, pipe)
 	if err != nil {
 		return nil, err
+	}
+	hint := ""
+	if pipe == nil && len(m.Mappings) == 0 {
+		var found bool
+		if found, hint, err = autoExplore(ctx, s); err != nil {
+			return nil, err
+		}
+		if found {
+			if m, sel, err = choose(ctx, s, f, nil); err != nil {
+				return nil, err
+			}
+		}
 	}
 	res := mapRows(m, sel, f)
 	if hint != "" {
@@ -129,21 +137,16 @@ func mapRows(m *vm.Map, sel vm.Selection, f vm.Filter) *mapResult {
 
 // autoExplore does what the setting auto-explore-pages asks for where the map is
 // empty: it explores what the registers point to, or says that one could.
-func autoExplore(ctx context.Context, s *Session, pipe Result) (hint string, err error) {
-	how := s.Settings.Get("auto-explore-pages")
-	if pipe != nil || how == "no" {
-		return "", nil
-	}
-	m, err := s.Maps.Map(ctx)
-	if err != nil || len(m.Mappings) > 0 {
-		return "", nil // there is a map, or choose says why there is none
-	}
-	if how == "warn" {
-		return "vmmap_explore $sp would look around the stack pointer; set auto-explore-pages yes does so for all registers", nil
+func autoExplore(ctx context.Context, s *Session) (explored bool, hint string, err error) {
+	switch s.Settings.Get("auto-explore-pages") {
+	case "no":
+		return false, "", nil
+	case "warn":
+		return false, "vmmap_explore $sp would look around the stack pointer; set auto-explore-pages yes does so for all registers", nil
 	}
 	values, err := s.Explorer.Registers(ctx)
 	if err != nil {
-		return "", err
+		return false, "", err
 	}
 	slices.Sort(values)
 	var last vm.Mapping
@@ -153,13 +156,13 @@ func autoExplore(ctx context.Context, s *Session, pipe Result) (hint string, err
 		}
 		found, _, err := s.Explorer.Explore(ctx, v, defaultExplore)
 		if err != nil {
-			return "", err
+			return false, "", err
 		}
 		if found.Size > 0 {
-			last = found
+			explored, last = true, found
 		}
 	}
-	return "", nil
+	return explored, "", nil
 }
 
 // mapResult is rows of a memory map.

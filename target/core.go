@@ -42,14 +42,6 @@ func (c core) Memory(ctx context.Context) (vm.Memory, error) {
 	return coreMemory{file.core}, nil
 }
 
-func (c core) Describe(ctx context.Context) (pid int, from string) {
-	file, err := c.open(ctx)
-	if err != nil {
-		return 0, "nothing: " + err.Error()
-	}
-	return 0, file.path
-}
-
 // coreMemory reads a core that stays open.
 type coreMemory struct{ *image.Core }
 

@@ -47,10 +47,6 @@ func (n native) Memory(context.Context) (vm.Memory, error) {
 	return &processMemory{mem, running || n.v.Inferior.Breakpoints}, nil
 }
 
-func (n native) Describe(context.Context) (pid int, from string) {
-	return 0, proc.Path(n.v.Inferior.PID, "maps")
-}
-
 // processMemory is the memory of a process as it is, GDB's breakpoints included
 // where they are in it.
 type processMemory struct {

@@ -25,10 +25,6 @@ func (n none) Memory(context.Context) (vm.Memory, error) {
 	return gdb.NewMemory(n.v.t.GDB, false), nil
 }
 
-func (none) Describe(context.Context) (pid int, from string) {
-	return 0, "nothing: there is no process"
-}
-
 // fileMemory is the memory of a program that does not run, as its file has it.
 type fileMemory struct {
 	vm.Reader

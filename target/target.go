@@ -99,11 +99,7 @@ func (t *Target) look(ctx context.Context, stamp gdb.Stamp) (*View, error) {
 }
 
 // Forget drops what is known of the debuggee, as a stop does.
-func (t *Target) Forget() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.view = nil
-}
+func (t *Target) Forget() { t.Changed() }
 
 // Map is the memory map of the selected inferior, read once a view unless the
 // debuggee runs, with what was explored. The error wraps vm.ErrNoProcess where
@@ -167,9 +163,20 @@ func (t *Target) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	s.Running, _ = t.Running()
-	pid, from := v.source.Describe(ctx)
-	if s.Map = from; pid != 0 {
-		s.PID = pid
+	m, err := v.Map(ctx)
+	d, ok := v.source.(describer)
+	switch {
+	case errors.Is(err, vm.ErrNoProcess):
+		s.Map = "nothing: there is no process"
+	case err != nil:
+		s.Map = "nothing: " + err.Error()
+	case ok:
+		pid, from := d.Describe(ctx, m)
+		if s.Map = from; pid != 0 {
+			s.PID = pid
+		}
+	default:
+		s.Map = m.From.String()
 	}
 	return s, nil
 }
@@ -189,11 +196,8 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 	if err != nil {
 		return m, false, err
 	}
-	switch {
-	case v.Kind == KindNone:
-		return m, false, vm.ErrNoProcess
-	case !kinds()[v.Kind].explore:
-		return m, false, ErrMapKnown
+	if err := kinds()[v.Kind].explore; err != nil {
+		return m, false, err
 	}
 	ptr, _, err := v.Arch(ctx)
 	if err != nil {

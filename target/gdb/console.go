@@ -162,7 +162,7 @@ func (g *GDB) Console(ctx context.Context, line string, out io.Writer) error {
 	watch := &lostWatch{w: out, before: catchUp}
 	err = c.Console(ctx, line, watch)
 	turn.Release()
-	g.changed()
+	g.Changed()
 	catchUp()
 	if ran && ctx.Err() != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, mi.ErrUnresponsive) {
 		err = nil

@@ -56,7 +56,7 @@ func (g *GDB) Evaluate(ctx context.Context, expr string) (value uint64, negative
 	var text string
 	switch {
 	case !harmless.MatchString(expr):
-		defer g.changed() // it may have called or assigned
+		defer g.Changed() // it may have called or assigned
 		text, err = g.call(ctx, line)
 	case typ.kind != kindScalar:
 		text, err = g.Query(ctx, line)

@@ -96,7 +96,7 @@ func (g *GDB) Start(ctx context.Context) error {
 	g.mu.Lock()
 	g.client = client
 	g.mu.Unlock()
-	g.changed()
+	g.Changed()
 	go func() {
 		<-client.Done()
 		g.setRunning(false)
@@ -169,23 +169,24 @@ func (g *GDB) event(e mi.Event) {
 		g.partly = alone && len(stopped) > 0
 		g.mu.Unlock()
 		g.setRunning(e.Class == "running")
-		g.changed()
+		g.Changed()
 	case "thread-group-started", "thread-group-exited":
 		if g.cfg.NoInput && e.Class == "thread-group-started" {
 			g.tty.noInput()
 		}
 		g.gone()
 	case "memory-changed", "thread-selected", "library-loaded", "library-unloaded":
-		g.changed()
+		g.Changed()
 	}
 }
 
-func (g *GDB) changed() { g.changes.Add(1) }
+// Changed says that what is known of the debuggee may not hold any more.
+func (g *GDB) Changed() { g.changes.Add(1) }
 
 // gone says that what was known of a process is of no use any more.
 func (g *GDB) gone() {
 	g.processes.Add(1)
-	g.changed()
+	g.Changed()
 }
 
 // Live reports whether the debuggee runs, or some of its threads may.

@@ -300,7 +300,9 @@ func (s *Source) Physical(ctx context.Context) (*Physical, error) {
 	if k.blocks == nil {
 		return nil, errors.Join(errors.New("QEMU is not asked over this connection where RAM is; start it with -gdb tcp:127.0.0.1:PORT"), k.Close())
 	}
-	p := &Physical{Memory: k.physMemory, Map: &vm.Map{Mappings: mappingsOf(k.blocks), AddressBits: 64, Notes: slices.Concat(k.about, k.unread)}}
+	p := &Physical{Memory: k.physMemory, Map: &vm.Map{
+		Mappings: mappingsOf(k.blocks), AddressBits: 64, From: machineOrigin(), Live: s.cfg.GDB.Live(), Notes: slices.Concat(k.about, k.unread),
+	}}
 	if k.flat {
 		p.MappedAt = func(pa uint64, limit int) ([]uint64, int) { return []uint64{pa}[:min(1, limit)], 1 }
 		return p, nil

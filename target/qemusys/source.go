@@ -124,6 +124,7 @@ func (s *Source) PageTables(ctx context.Context, o TableOptions) (*vm.Map, error
 		return nil, res.Unreadable[0]
 	}
 	out := mapOf(c, res, o.PTE)
+	out.Live = s.cfg.GDB.Live()
 	lay := m.layout()
 	if out.AddressBits == 64 {
 		m.arch.nameRegions(out.Mappings, lay.view(c.index))
@@ -296,7 +297,7 @@ func flatNote(why error) string { return why.Error() + "; addresses are physical
 func (m *Machine) physicalMap(c *cpu, why error) *vm.Map {
 	lay := m.layout()
 	blocks := lay.view(c.index)
-	out := &vm.Map{AddressBits: 64, Mappings: mappingsOf(blocks), From: vm.Origin{Source: vm.SourceMachine, Place: "info mtree of QEMU's monitor"}, Notes: append([]string{flatNote(why)}, c.notes...)}
+	out := &vm.Map{AddressBits: 64, Mappings: mappingsOf(blocks), From: machineOrigin(), Notes: append([]string{flatNote(why)}, c.notes...)}
 	if len(blocks) == 0 {
 		out.Partial = append(out.Partial, vm.Lack{Of: vm.LackMappings, Why: "QEMU is not asked over this connection where RAM is; over TCP it is"})
 	}
@@ -305,6 +306,11 @@ func (m *Machine) physicalMap(c *cpu, why error) *vm.Map {
 		out.Notes = append(out.Notes, "the CPU is in real mode: $pc and $sp are offsets into segments, whose bases are not added")
 	}
 	return out
+}
+
+// machineOrigin is where the layout of physical memory is read.
+func machineOrigin() vm.Origin {
+	return vm.Origin{Source: vm.SourceMachine, Place: "info mtree of QEMU's monitor"}
 }
 
 // mappingsOf is memory as a map shows it.
@@ -320,30 +326,30 @@ func mappingsOf(blocks []MemoryBlock) []vm.Mapping {
 	return ms
 }
 
-// Describe says where the map of the machine is read from. A machine has no
-// process id.
-func (s *Source) Describe(ctx context.Context) (pid int, from string) {
-	switch s.cfg.Wish {
-	case Monitor:
-		return 0, "info mem of QEMU's monitor"
-	case None:
-		return 0, "what the stub and the program's file declare"
+// Describe says where a map of the machine is from, and how its tables are read.
+func (s *Source) Describe(ctx context.Context, m *vm.Map) (pid int, from string) {
+	if m.From.Source != vm.SourcePageTables {
+		return 0, m.From.String()
 	}
+	return 0, s.describeTables(ctx)
+}
+
+func (s *Source) describeTables(ctx context.Context) string {
 	m, err := s.machine(ctx)
 	if err != nil {
-		return 0, "nothing: " + err.Error()
+		return "nothing: " + err.Error()
 	}
 	c, err := s.cpu(ctx, m, nil)
 	if err != nil {
-		return 0, "nothing: " + err.Error()
+		return "nothing: " + err.Error()
 	}
-	from = fmt.Sprintf("page tables of CPU %d, root register %#x, ", s.cpuIndex(), c.root)
+	from := fmt.Sprintf("page tables of CPU %d, root register %#x, ", s.cpuIndex(), c.root)
 	ram, err := m.hostRAM(c.index)
 	if err == nil {
 		err = ram.Close()
 	}
 	if err != nil {
-		return 0, from + "read through the stub: " + err.Error()
+		return from + "read through the stub: " + err.Error()
 	}
-	return 0, from + fmt.Sprintf("read from QEMU's process %d", m.peer.PID)
+	return from + fmt.Sprintf("read from QEMU's process %d", m.peer.PID)
 }

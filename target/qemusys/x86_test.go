@@ -439,7 +439,10 @@ func TestX86Machine(t *testing.T) {
 	if err != nil || path.Phys != 0x200123 || len(path.Steps) != 4 || path.Access.User() != "r-x" {
 		t.Errorf("walk: %+v, %v", path, err)
 	}
-	if _, from := d.look().Describe(d.Ctx); !strings.Contains(from, "0x100000") {
+	if m, err = d.Map(d.Ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, from := d.look().Describe(d.Ctx, m); !strings.Contains(from, "0x100000") {
 		t.Errorf("the map is from %s", from)
 	}
 	d.Lines("kill")
