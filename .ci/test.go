@@ -73,6 +73,11 @@ func (c *count) add(e event) {
 	n := name{e.Package, e.Test}
 	switch e.Action {
 	case "output":
+		// What a test leaves out for a reason, as testkit.CanCall words it, is no
+		// tool that is missing, but nothing to be silent about.
+		if _, why, found := strings.Cut(e.Output, ": left out: "); found {
+			fmt.Printf("     %-16s %s leaves out %s", e.Package, e.Test, why)
+		}
 		c.output[n] = append(c.output[n], e.Output)
 		return
 	case "build-output":

@@ -38,7 +38,8 @@ func (e *LostError) Is(err error) bool { return err == vm.ErrProcessGone }
 // connectionLost is how GDB words the end of a remote connection (gdb/remote.c).
 var connectionLost = regexp.MustCompile(`Remote connection closed|Remote communication error|Target disconnected`)
 
-// lost turns what means that GDB or its target is gone into a *LostError.
+// lost turns what means that GDB or its target is gone into a *LostError. Every
+// error of GDB passes here.
 func lost(err error) error {
 	var gone *mi.GoneError
 	var said *mi.Error
@@ -50,5 +51,5 @@ func lost(err error) error {
 	case errors.As(err, &said) && connectionLost.MatchString(said.Msg):
 		return &LostError{What: "the target", Reason: said.Msg}
 	}
-	return err
+	return explained(err)
 }

@@ -264,15 +264,18 @@ func TestRunControl(t *testing.T) {
 		t.Errorf("next printed %q", got)
 	}
 	// A call that stops is an error, after the text of the stop.
-	var text strings.Builder
-	var e *Error
-	if err := c.Console(ctx, "call twice(4)", &text); !errors.As(err, &e) || !strings.Contains(text.String(), "Breakpoint 1, twice (n=4)") {
-		t.Errorf("call printed %q, %v", text.String(), err)
+	if testkit.CanCall(t, "gdb") {
+		var text strings.Builder
+		var e *Error
+		if err := c.Console(ctx, "call twice(4)", &text); !errors.As(err, &e) || !strings.Contains(text.String(), "Breakpoint 1, twice (n=4)") {
+			t.Errorf("call printed %q, %v", text.String(), err)
+		}
+		console(t, c, "delete")
+		if got := console(t, c, "continue"); got != "Continuing.\n" { // to the end of the call
+			t.Errorf("continue printed %q", got)
+		}
 	}
 	console(t, c, "delete")
-	if got := console(t, c, "continue"); got != "Continuing.\n" { // to the end of the call
-		t.Errorf("continue printed %q", got)
-	}
 
 	// The commands of a breakpoint, which resume three times.
 	script := filepath.Join(t.TempDir(), "script")
