@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,29 @@ func Start(t testing.TB, cmd *exec.Cmd, ready func(line string) bool) *Program {
 
 // FirstLine is ready with whatever it says first.
 func FirstLine(string) bool { return true }
+
+// End waits for the program's end and returns what it wrote until then.
+func (p *Program) End(t testing.TB) string {
+	t.Helper()
+	late := time.AfterFunc(Patience, func() { _ = p.Process.Kill() })
+	rest, _ := io.ReadAll(p.Stdout) // it ends with the program
+	_ = p.Wait()                    // ProcessState tells
+	if !late.Stop() {
+		t.Fatalf("%v does not end; it wrote %q", p.Cmd, rest)
+	}
+	return string(rest)
+}
+
+// HearSignals makes of the Ctrl-C and the hang-up that are ignored because the
+// test was started so (nohup, a script's &) what they are by default, for the
+// programs that tests start. It is for TestMain.
+func HearSignals() {
+	for _, sig := range []os.Signal{unix.SIGINT, unix.SIGHUP} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig) // a handler is no disposition to inherit
+		}
+	}
+}
 
 func start(t testing.TB, cmd *exec.Cmd) *Program {
 	t.Helper()
