@@ -303,6 +303,13 @@ const drainLimit = time.Second
 // call has been handed on. Where that takes longer than drainLimit, it goes on
 // waiting for whoever takes the text, until ctx is done.
 func (t *tty) drain(ctx context.Context) {
+	late := time.NewTicker(drainLimit)
+	defer late.Stop()
+	t.drainUntil(ctx, late.C)
+}
+
+// drainUntil is drain with what tells that drainLimit is over once more.
+func (t *tty) drainUntil(ctx context.Context, late <-chan time.Time) {
 	var id [16]byte
 	rand.Read(id[:])
 	mark := string(rune(markByte)) + hex.EncodeToString(id[:])
@@ -317,7 +324,7 @@ func (t *tty) drain(ctx context.Context) {
 			return
 		case <-t.done:
 			return
-		case <-time.After(drainLimit):
+		case <-late:
 			if ctx.Err() != nil || !t.handing.Load() {
 				return
 			}
