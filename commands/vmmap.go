@@ -172,8 +172,7 @@ type mapResult struct {
 
 // Selected is the mappings that matched.
 func (r *mapResult) Selected() *vm.Map {
-	matches := (&vm.Selection{Rows: r.rows}).Matches()
-	return r.of.Like(partsOf(matches))
+	return r.of.Like(partsOf(r.rows))
 }
 
 // styleOf is the kind of memory that a mapping is.
@@ -272,7 +271,7 @@ func (r *mapResult) writeTable(t *Text) {
 		if r.marked && row.Match {
 			line = mark + line[1:]
 		}
-		t.Print(styleOf(&row.Mapping), line)
+		t.Print(styleOf(row.Mapping), line)
 	}
 }
 
@@ -344,7 +343,7 @@ func (r *mapResult) MarshalJSON() ([]byte, error) {
 		Map      jsonAbout     `json:"map"`
 	}{make([]jsonMapping, len(r.rows)), append([]string{}, r.notes...), aboutOf(r.of)}
 	for i := range r.rows {
-		out.Mappings[i] = jsonOf(&r.rows[i].Mapping, r.rows[i].Match)
+		out.Mappings[i] = jsonOf(r.rows[i].Mapping, r.rows[i].Match)
 	}
 	return json.Marshal(out)
 }
