@@ -288,6 +288,41 @@ func TestVmmapWideRows(t *testing.T) {
 	}
 }
 
+// TestVmmapColumns compares the table with what fmt makes of the same rows.
+func TestVmmapColumns(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := &vm.Map{AddressBits: rapid.SampledFrom([]int{32, 64}).Draw(t, "bits")}
+		number := rapid.Map(rapid.Uint64(), func(v uint64) uint64 { return v >> (v % 64) })
+		width, sizes, offsets := map[int]int{32: 10, 64: 18}[m.AddressBits], 8, 6
+		for range rapid.IntRange(1, 5).Draw(t, "rows") {
+			start := number.Draw(t, "start")
+			size := 1 + min(number.Draw(t, "size"), -start-1) // up to 2^64
+			mp := vm.Mapping{
+				Range: vm.Range{Start: start, Size: size}, Perm: vm.Perm(rapid.Byte().Draw(t, "perm")),
+				Offset: number.Draw(t, "offset"), Name: rapid.SampledFrom([]string{"", "/lib/é\x1b"}).Draw(t, "name"),
+			}
+			m.Mappings = append(m.Mappings, mp)
+			width = max(width, len("0x"+mp.EndHex()))
+			sizes, offsets = max(sizes, len(fmt.Sprintf("%x", size))), max(offsets, len(fmt.Sprintf("%x", mp.Offset)))
+		}
+		want := fmt.Sprintf("%*s %*s Perm %*s %*s File\n", width, "Start", width, "End", sizes, "Size", offsets, "Offset")
+		for i := range m.Mappings {
+			mp := &m.Mappings[i]
+			want += fmt.Sprintf("%*s %*s %v %*x %*x %s\n", width, fmt.Sprintf("%#x", mp.Start), width, "0x"+mp.EndHex(),
+				mp.Perm, sizes, mp.Size, offsets, mp.Offset, mp.Title())
+		}
+		sel := (&vm.Filter{}).Select(m)
+		for _, paint := range []func(Style, string) string{nil, func(_ Style, text string) string { return text }} {
+			var got bytes.Buffer
+			text := NewText(&got, paint)
+			(&mapResult{of: m, rows: sel.Rows}).writeTable(text)
+			if err := text.Flush(); err != nil || got.String() != want {
+				t.Fatalf("%v\n%s\nwant\n%s", err, got.String(), want)
+			}
+		}
+	})
+}
+
 func TestErrors(t *testing.T) {
 	s, d := newSession(t)
 	elf := filepath.Join(t.TempDir(), "text")

@@ -78,6 +78,9 @@ func (t *Text) Print(s Style, text string) {
 	t.w.WriteString(text[len(core):])
 }
 
+// Write writes text in no style. The text is not kept.
+func (t *Text) Write(text []byte) (int, error) { return t.w.Write(text) }
+
 // notes writes sentences, a line each, that may hold names of files.
 func (t *Text) notes(notes []string) {
 	for _, n := range notes {

@@ -175,7 +175,7 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	}
 	defer memory.Close()
 	res := &searchResult{
-		of: m, mappings: partsOf(sel.Matches()), onlyCount: o.count, shown: o.shown,
+		of: m, mappings: partsOf(sel.Rows), onlyCount: o.count, shown: o.shown,
 	}
 	if physical, ok := memory.(*target.Physical); ok {
 		res.physical = physical
@@ -313,7 +313,7 @@ func partsOf(rows []vm.Row) []vm.Mapping {
 	var ms []vm.Mapping
 	for _, row := range rows {
 		for _, part := range row.Parts {
-			ms = append(ms, row.Mapping.Clip(part))
+			ms = append(ms, row.Clip(part))
 		}
 	}
 	vm.Sort(ms)

@@ -271,7 +271,7 @@ func (o *valueOptions) pointers(ctx context.Context, s *Session) (search.Matcher
 		return nil, err
 	}
 	var into []vm.Range
-	for _, mp := range partsOf(chosen.Matches()) {
+	for _, mp := range partsOf(chosen.Rows) {
 		into = append(into, mp.Range)
 	}
 	if len(into) == 0 {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -175,8 +174,7 @@ type mapResult struct {
 
 // Selected is the mappings that matched.
 func (r *mapResult) Selected() *vm.Map {
-	matches := (&vm.Selection{Rows: r.rows}).Matches()
-	return r.of.Like(partsOf(matches))
+	return r.of.Like(partsOf(r.rows))
 }
 
 // styleOf is the kind of memory that a mapping is.
@@ -238,7 +236,11 @@ func (r *mapResult) writeTable(t *Text) {
 	indent := ""
 	for i := range r.rows {
 		row := &r.rows[i]
-		width = max(width, len(row.EndHex())+2)
+		if end, over := bits.Add64(row.Start, row.Size, 0); over != 0 {
+			width = max(width, len("0x10000000000000000"))
+		} else {
+			width = max(width, hexDigits(end)+2)
+		}
 		sizeWidth = max(sizeWidth, hexDigits(row.Size))
 		offsetWidth = max(offsetWidth, hexDigits(row.Offset))
 		if r.marked && row.Match && hexDigits(row.Start)+2 >= width {
@@ -246,19 +248,21 @@ func (r *mapResult) writeTable(t *Text) {
 		}
 	}
 	t.Printf(Title, "%s%*s %*s Perm %*s %*s File\n", indent, width, "Start", width, "End", sizeWidth, "Size", offsetWidth, "Offset")
-	// Maps can have tens of thousands of rows, and fmt takes most of their time.
+	// Maps can have tens of thousands of rows: no fmt, and nothing allocated for one.
 	var b []byte
 	for i := range r.rows {
 		row := &r.rows[i]
-		b = append(b[:0], indent...)
-		b = appendRight(b, "0x"+strconv.FormatUint(row.Start, 16), width)
+		b = appendHex(append(b[:0], indent...), "0x", row.Start, width)
 		b = append(b, ' ')
-		b = appendRight(b, "0x"+row.EndHex(), width)
-		b = append(append(append(b, ' '), row.Perm.String()...), ' ')
-		b = appendRight(b, strconv.FormatUint(row.Size, 16), sizeWidth)
-		b = append(b, ' ')
-		b = appendRight(b, strconv.FormatUint(row.Offset, 16), offsetWidth)
-		b = append(append(b, ' '), row.Title()...)
+		if end, over := bits.Add64(row.Start, row.Size, 0); over != 0 {
+			b = fmt.Appendf(b, "%*s", width, "0x"+row.EndHex())
+		} else {
+			b = appendHex(b, "0x", end, width)
+		}
+		b = row.Perm.Append(append(b, ' '))
+		b = appendHex(append(b, ' '), "", row.Size, sizeWidth)
+		b = appendHex(append(b, ' '), "", row.Offset, offsetWidth)
+		b = row.AppendTitle(append(b, ' '))
 		if remark := row.Paged.Remark(); remark != "" {
 			b = append(append(append(b, " ("...), remark...), ')')
 		}
@@ -271,23 +275,31 @@ func (r *mapResult) writeTable(t *Text) {
 			b = fmt.Appendf(b, " +%#x", a-row.Start)
 		}
 		b = append(b, '\n')
-		line := string(b)
 		if r.marked && row.Match {
-			line = mark + line[1:]
+			b = slices.Replace(b, 0, 1, []byte(mark)...)
 		}
-		t.Print(styleOf(&row.Mapping), line)
+		if t.Coloured() {
+			t.Print(styleOf(row.Mapping), string(b))
+		} else {
+			t.Write(b)
+		}
 	}
 }
 
 // hexDigits is how many digits v has in hex.
 func hexDigits(v uint64) int { return max(1, (bits.Len64(v)+3)/4) }
 
-// appendRight appends s behind as many blanks as make it width columns wide.
-func appendRight(b []byte, s string, width int) []byte {
-	for n := len(s); n < width; n++ {
-		b = append(b, ' ')
+// appendHex appends v in hex behind a prefix, right in a column that has room for it.
+func appendHex(b []byte, prefix string, v uint64, width int) []byte {
+	b = append(b, "                    "[:width]...)
+	at := len(b)
+	for digits := hexDigits(v); digits > 0; digits-- {
+		at--
+		b[at] = "0123456789abcdef"[v&0xf]
+		v >>= 4
 	}
-	return append(b, s...)
+	copy(b[at-len(prefix):], prefix)
+	return b
 }
 
 // jsonMapping is how JSON shows a mapping.
@@ -347,7 +359,7 @@ func (r *mapResult) MarshalJSON() ([]byte, error) {
 		Map      jsonAbout     `json:"map"`
 	}{make([]jsonMapping, len(r.rows)), append([]string{}, r.notes...), aboutOf(r.of)}
 	for i := range r.rows {
-		out.Mappings[i] = jsonOf(&r.rows[i].Mapping, r.rows[i].Match)
+		out.Mappings[i] = jsonOf(r.rows[i].Mapping, r.rows[i].Match)
 	}
 	return json.Marshal(out)
 }

@@ -196,12 +196,22 @@ func (m Mapping) Title() string {
 	return Escape(m.Name)
 }
 
-func (m Mapping) anonName() string {
+// AppendTitle appends Title to b.
+func (m *Mapping) AppendTitle(b []byte) []byte {
+	if m.Name == "" {
+		return m.appendAnonName(b)
+	}
+	return append(b, Escape(m.Name)...)
+}
+
+func (m *Mapping) anonName() string { return string(m.appendAnonName(nil)) }
+
+func (m *Mapping) appendAnonName(b []byte) []byte {
 	kind := "[anon_0x"
 	if m.Source == SourcePageTables || m.Source == SourceMonitor {
 		kind = "[pt_0x"
 	}
-	return kind + strconv.FormatUint(m.Start>>12, 16) + "]"
+	return append(strconv.AppendUint(append(b, kind...), m.Start>>12, 16), ']')
 }
 
 // ShortTitle is Title without the directories of a file name.
@@ -217,18 +227,16 @@ func (m Mapping) ShortTitle() string {
 // other unprintable characters, and bytes that are no UTF-8, come as \xNN for
 // each of their bytes; everything else is unchanged.
 func Escape(raw string) string {
-	plain := true
-	for _, r := range raw {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			plain = false
-			break
-		}
+	i := 0
+	for i < len(raw) && ' ' <= raw[i] && raw[i] <= '~' {
+		i++
 	}
-	if plain {
+	if i == len(raw) {
 		return raw
 	}
 	var b strings.Builder
-	for i := 0; i < len(raw); {
+	b.WriteString(raw[:i])
+	for i < len(raw) {
 		r, n := utf8.DecodeRuneInString(raw[i:])
 		if (r == utf8.RuneError && n == 1) || !unicode.IsPrint(r) {
 			for _, c := range []byte(raw[i : i+n]) {
