@@ -45,9 +45,10 @@ type call struct {
 	interrupted bool
 	cancelled   <-chan struct{}
 	grace       <-chan time.Time
-	nudged      bool // the relay was told that GDB does not answer
+	nudged      bool // GDB was helped to answer
 	abandoned   bool
 
+	ran  bool   // something was set running, or has stopped; guarded by c.mu
 	late *Error // came after ^running; guarded by c.mu
 }
 
@@ -122,11 +123,13 @@ func (k *call) end() {
 	}
 }
 
-// lateError is the error of a command that had been answered with ^running.
-func (k *call) lateError() *Error {
+// state returns what is known of the call so far: whether something was set
+// running or has stopped, and the error of a command that had been answered
+// with ^running.
+func (k *call) state() (ran bool, late *Error) {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
-	return k.late
+	return k.ran, k.late
 }
 
 // exchange sends one command and waits for its answer, passing on text.
@@ -161,7 +164,7 @@ func (k *call) exchange(op string) (reply, error) {
 		case <-k.grace:
 			if !k.nudged {
 				k.nudged = true
-				_ = c.lib.Interrupt() // an error means that the relay is gone
+				go c.relay.nudge()
 				k.grace = time.After(c.cfg.Grace / 2)
 				continue
 			}
@@ -328,7 +331,7 @@ func (c *Client) console(ctx context.Context, line string, out io.Writer, stop b
 		return err
 	}
 	defer k.end()
-	_, err = k.exchange("interpreter-exec console " + quoted(line))
+	r, err := k.exchange("interpreter-exec console " + quoted(line))
 	var e *Error
 	if err != nil && !errors.As(err, &e) {
 		return err
@@ -337,12 +340,13 @@ func (c *Client) console(ctx context.Context, line string, out io.Writer, stop b
 		k.unecho(e.Msg)
 	}
 	// The stop, and what belongs to it; or what is left of an interrupt.
-	if stop || k.interrupted {
+	ran, _ := k.state()
+	if stop && (ran || r.class == "running") || k.interrupted {
 		if _, berr := k.exchange(barrier); berr != nil && !errors.As(berr, new(*Error)) {
 			return berr
 		}
 	}
-	if late := k.lateError(); late != nil && err == nil {
+	if _, late := k.state(); late != nil && err == nil {
 		k.unecho(late.Msg)
 		err = late
 	}
