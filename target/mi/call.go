@@ -18,7 +18,7 @@ const barrier = "info-gdb-mi-command gdb-exit"
 const (
 	// chunksHeld is how many pieces of text (of at most maxLine bytes) may wait
 	// for a slow writer before GDB has to wait as well.
-	chunksHeld = 1024
+	chunksHeld = 64
 	// echoHold is how long log text is held back because it may be the echo of
 	// the error message that ends the command.
 	echoHold = time.Second

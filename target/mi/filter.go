@@ -17,10 +17,12 @@ const (
 	// maxHeld is how much of an unfinished line is held, in bytes, when it can
 	// be passed on piece by piece.
 	maxHeld = 64 << 10
-	// tokenDigits is the width of the client's token inside GDB's.
-	tokenDigits = 12
-	// nonceDigits is the width of the secret part of GDB's tokens.
-	nonceDigits = 16
+	// nonceDigits is the length of the secret that begins GDB's tokens. GDB reads
+	// its input byte by byte, which is a good part of what a command costs.
+	nonceDigits = 8
+	// probeToken follows the nonce in the token of a command that is no client's,
+	// whose tokens begin with 1.
+	probeToken = "0"
 
 	// Classes of the filter's own records. No other record gets through with
 	// this prefix.
@@ -66,6 +68,7 @@ type filter struct {
 	kind    byte     // of text
 	text    []byte   // of stream records, to go on as one
 	out     []byte   // lines for the library; whole after flush
+	amount  int      // bytes of GDB's output since the last command
 
 	log    io.Writer // gets every line, may be nil
 	gone   string    // why GDB is gone, "" while it lives
@@ -76,9 +79,10 @@ type filter struct {
 // line for GDB, nil for a line without token. When GDB is gone it is answered.
 func (f *filter) command(line []byte) (forGDB []byte) {
 	token, rest, found := bytes.Cut(line, []byte("-"))
-	if !found || len(token) == 0 || len(token) > tokenDigits {
+	if !found || len(token) == 0 {
 		return nil
 	}
+	f.amount = 0
 	switch op, _, _ := strings.Cut(string(rest), " "); op {
 	case "gdb-exit":
 		f.exit = string(token)
@@ -92,7 +96,7 @@ func (f *filter) command(line []byte) (forGDB []byte) {
 		f.answerAll()
 		return nil
 	}
-	forGDB = fmt.Appendf(nil, "%s%0*s-%s\n", f.nonce, tokenDigits, token, rest)
+	forGDB = fmt.Appendf(nil, "%s%s-%s\n", f.nonce, token, rest)
 	f.logLines(">", forGDB)
 	return forGDB
 }
@@ -137,11 +141,11 @@ func (f *filter) logLines(direction string, data []byte) {
 // nudge returns lines for a GDB that does not answer. "end" ends what waits for
 // more lines of input, as "python" without argument does, behind an empty line
 // because Python loses a byte when it is interrupted. Anywhere else it is an
-// error that does nothing. The probe has the token 0: its answer shows that GDB
-// is past all earlier commands, so that no answer to them will come any more.
+// error that does nothing. The answer to the probe shows that GDB is past all
+// earlier commands, so that no answer to them will come any more.
 func (f *filter) nudge() []byte {
 	f.nudged = true
-	lines := fmt.Appendf(nil, "\nend\n%s%0*d-%s\n", f.nonce, tokenDigits, 0, barrier)
+	lines := fmt.Appendf(nil, "\nend\n%s%s-%s\n", f.nonce, probeToken, barrier)
 	f.logLines(">", lines)
 	return lines
 }
@@ -164,6 +168,7 @@ func (f *filter) nudgeEcho(l []byte) bool {
 // write takes the next bytes of GDB's standard output.
 func (f *filter) write(data []byte) {
 	defer f.flush()
+	f.amount += len(data)
 	for {
 		i := bytes.IndexByte(data, '\n')
 		if i < 0 {
@@ -321,7 +326,7 @@ func (f *filter) record(l []byte) bool {
 		switch {
 		case ok && token != "":
 			f.result(token, r)
-		case ok && r.class == "error" && strings.TrimLeft(string(r.token[len(f.nonce):]), "0") == f.resumed:
+		case ok && r.class == "error" && string(r.token[len(f.nonce):]) == f.resumed:
 			// A target that is lost while it runs.
 			if whole, ok := scan(l, true); ok {
 				f.note(classLate, "msg", whole.payload.Str("msg"))
@@ -359,11 +364,11 @@ func (f *filter) result(token string, r record) {
 // take finds the client's token in GDB's and takes it off the pending ones. It
 // returns "" for a token that has had its answer, and for that of gdb-exit.
 func (f *filter) take(gdbs []byte) (token string, ok bool) {
-	if len(gdbs) != len(f.nonce)+tokenDigits || string(gdbs[:len(f.nonce)]) != f.nonce {
+	token, ok = strings.CutPrefix(string(gdbs), f.nonce)
+	if !ok || token == "" {
 		return "", false
 	}
-	token = strings.TrimLeft(string(gdbs[len(f.nonce):]), "0")
-	if token == "" && f.nudged {
+	if token == probeToken && f.nudged {
 		f.nudged = false
 		f.release()
 		for _, lost := range f.pending {

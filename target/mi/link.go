@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,10 +28,13 @@ type link struct {
 	commands *os.File           // what the library writes: the read end
 	records  *os.File           // what the library reads: the write end
 	gdb      *os.File           // GDB's input: the write end
-	pipes    [relayPipes][2]int // those that the relay opens; the ends of this process are not blocking
-	told     []byte             // by the relay
-	buf      []byte             // for read
-	spare    []byte             // for filter.out
+	pipes    [relayPipes][2]int // those that the relay opens too; they do not block here
+	events   *os.File           // an epoll(7) of what takeOutput waits for
+
+	// Of takeOutput alone.
+	buf   []byte // for read; a pipe holds no more
+	spare []byte // for filter.out
+	told  []byte // by the relay
 
 	mu     sync.Mutex // never held during a write to a pipe
 	filter filter     // guarded by mu
@@ -48,30 +52,35 @@ const (
 	relayPipes
 )
 
+// GDB writes byte by byte, and to wake a reader costs it more than to write: after
+// muchOutput bytes since the last command it is read every outputPause only.
+const (
+	muchOutput  = 4 << 10
+	outputPause = time.Millisecond
+)
+
 // newLink makes the pipes.
 func newLink(c *Client) (*link, error) {
-	l := &link{c: c, pidfd: -1, buf: make([]byte, 64<<10), ended: make(chan struct{})}
+	l := &link{c: c, pidfd: -1, ended: make(chan struct{})}
 	l.filter.nonce = newNonce()
 	l.filter.log = c.cfg.Log
 	for i := range l.pipes {
 		l.pipes[i] = [2]int{-1, -1}
 	}
 	for i := range l.pipes {
-		if err := unix.Pipe2(l.pipes[i][:], unix.O_CLOEXEC); err != nil {
-			l.close()
-			return nil, fmt.Errorf("pipe: %w", err)
-		}
-		ours := l.pipes[i][0]
-		if i == pipeInput {
-			ours = l.pipes[i][1]
-		}
-		if err := unix.SetNonblock(ours, true); err != nil {
+		if err := unix.Pipe2(l.pipes[i][:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 			l.close()
 			return nil, fmt.Errorf("pipe: %w", err)
 		}
 	}
 	l.gdb = os.NewFile(uintptr(l.pipes[pipeInput][1]), "GDB's input")
 	l.pipes[pipeInput][1] = -1
+	size, err := unix.FcntlInt(uintptr(l.pipes[pipeOutput][0]), unix.F_GETPIPE_SZ, 0)
+	if err != nil {
+		l.close()
+		return nil, fmt.Errorf("pipe: %w", err)
+	}
+	l.buf = make([]byte, size)
 	return l, nil
 }
 
@@ -86,45 +95,38 @@ func newNonce() string {
 	return n.Add(n, low).String()
 }
 
-// arguments are the first of the relay's: paths of its ends of the pipes.
+// arguments are the first of the relay's. Through /proc a pipe is opened at
+// either end by the name of any.
 func (l *link) arguments() []string {
 	args := []string{RelayArg}
 	for _, p := range l.pipes {
-		end := p[1]
-		if end < 0 {
-			end = p[0]
-		}
-		args = append(args, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), end))
+		args = append(args, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p[0]))
 	}
 	return args
 }
 
 // open opens the relay's pipes to the library anew, through /proc, and starts
-// the work.
+// the work. If it fails, it ends the relay.
 func (l *link) open(pid int) error {
 	if pid == 0 {
 		return errors.New("relay: the library does not tell its process")
 	}
 	l.pid = pid
-	var err error
-	if l.pidfd, err = unix.PidfdOpen(pid, 0); err == nil {
-		if l.commands, err = openPipeEnd(pid, 0, os.O_RDONLY); err == nil {
-			if l.records, err = openPipeEnd(pid, 1, os.O_WRONLY); err == nil {
-				l.work.Go(l.takeCommands)
-				l.work.Go(l.takeOutput)
-				return nil
-			}
-			l.commands.Close()
-		}
+	err := l.watch()
+	if err == nil {
+		l.commands, err = openPipeEnd(pid, 0, os.O_RDONLY)
 	}
-	l.kill()
-	l.close()
-	return fmt.Errorf("relay: %w", err)
-}
-
-// kill ends the relay, which Exit of the library has not waited for yet.
-func (l *link) kill() {
-	_ = unix.Kill(l.pid, unix.SIGKILL)
+	if err == nil {
+		l.records, err = openPipeEnd(pid, 1, os.O_WRONLY)
+	}
+	if err != nil {
+		l.kill()
+		l.close()
+		return fmt.Errorf("relay: %w", err)
+	}
+	l.work.Go(l.takeCommands)
+	l.work.Go(l.takeOutput)
+	return nil
 }
 
 // openPipeEnd opens the pipe behind a descriptor of another process.
@@ -132,20 +134,76 @@ func openPipeEnd(pid, fd, flags int) (*os.File, error) {
 	return os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), flags, 0)
 }
 
-// close closes what was opened for GDB and the relay.
-func (l *link) close() {
-	if l.gdb != nil {
-		l.gdb.Close()
+// watch makes the epoll. GDB's output is reported once each time that it is armed.
+func (l *link) watch() error {
+	var err error
+	if l.pidfd, err = unix.PidfdOpen(l.pid, 0); err != nil {
+		return fmt.Errorf("pidfd: %w", err)
 	}
-	for _, p := range l.pipes {
-		for _, fd := range p {
-			if fd >= 0 {
-				unix.Close(fd)
-			}
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // so that the file below waits as other files do
+		return errors.Join(fmt.Errorf("epoll: %w", err), unix.Close(fd))
+	}
+	l.events = os.NewFile(uintptr(fd), "epoll")
+	if err := l.events.SetReadDeadline(time.Time{}); err != nil { // says whether it does
+		return err
+	}
+	for _, fd := range []int{l.pidfd, l.pipes[pipeErrors][0], l.pipes[pipeTold][0]} {
+		if err := l.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN); err != nil {
+			return err
 		}
 	}
-	if l.pidfd >= 0 {
-		unix.Close(l.pidfd)
+	return l.control(unix.EPOLL_CTL_ADD, l.pipes[pipeOutput][0], unix.EPOLLIN|unix.EPOLLONESHOT)
+}
+
+// control changes what the epoll reports of a descriptor.
+func (l *link) control(op, fd int, events uint32) error {
+	conn, err := l.events.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	var ctlErr error
+	err = conn.Control(func(epoll uintptr) {
+		ctlErr = unix.EpollCtl(int(epoll), op, fd, &unix.EpollEvent{Fd: int32(fd), Events: events})
+	})
+	if err == nil {
+		err = ctlErr
+	}
+	if err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	return nil
+}
+
+// arm has GDB's output reported, once.
+func (l *link) arm() {
+	// It was added in the same way.
+	_ = l.control(unix.EPOLL_CTL_MOD, l.pipes[pipeOutput][0], unix.EPOLLIN|unix.EPOLLONESHOT)
+}
+
+// kill ends the relay, which Exit of the library has not waited for yet.
+func (l *link) kill() {
+	_ = unix.Kill(l.pid, unix.SIGKILL)
+}
+
+// close closes what was opened for GDB and the relay.
+func (l *link) close() {
+	for _, f := range []*os.File{l.gdb, l.events} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	fds := []int{l.pidfd}
+	for _, p := range l.pipes {
+		fds = append(fds, p[:]...)
+	}
+	for _, fd := range fds {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 	}
 }
 
@@ -182,50 +240,14 @@ func (l *link) nudge() {
 	_, _ = l.gdb.Write(lines) // an error means that it is about to end
 }
 
-// pass writes what the filter has for the library. It blocks while the library
-// does not read. It is called by takeOutput, and by takeCommands after that.
-func (l *link) pass() {
-	l.mu.Lock()
-	out := l.filter.out
-	l.filter.out = l.spare[:0]
-	exited := l.filter.exited
-	l.mu.Unlock()
-	if len(out) > 0 {
-		_, _ = l.records.Write(out) // the library reads up to the end
-	}
-	l.spare = out
-	if exited {
-		l.records.Close()
-	}
-}
-
 // takeOutput hands GDB's output to the library, up to the end of GDB and of the
 // relay.
 func (l *link) takeOutput() {
-	fds := []unix.PollFd{
-		{Fd: int32(l.pidfd), Events: unix.POLLIN},
-		{Fd: int32(l.pipes[pipeErrors][0]), Events: unix.POLLIN},
-		{Fd: int32(l.pipes[pipeOutput][0]), Events: unix.POLLIN},
-		{Fd: int32(l.pipes[pipeTold][0]), Events: unix.POLLIN},
+	for l.wait() {
 	}
-	for fds[0].Revents == 0 {
-		if _, err := unix.Poll(fds, -1); err != nil {
-			continue // EINTR
-		}
-		if fds[3].Revents != 0 && l.listen() {
-			fds[3].Fd = -1 // the rest comes with the relay's end
-		}
-		if fds[1].Revents != 0 {
-			l.readErrors()
-		}
-		if fds[2].Revents != 0 {
-			l.readOutput()
-		}
-	}
-	// What GDB wrote is still in the pipes; a process that it started may hold
-	// them open for ever.
-	for l.readOutput() {
-	}
+	// What GDB wrote last is still in the pipes. There is no end of file: a
+	// process that GDB started may hold them open for ever.
+	l.readOutput()
 	l.readErrors()
 	l.listen()
 	_, reason, _ := bytes.Cut(l.told, []byte("\n"))
@@ -244,28 +266,59 @@ func (l *link) takeOutput() {
 	}
 }
 
-// listen takes what the relay tells, and reports whether GDB's process has been
-// told.
-func (l *link) listen() bool {
-	before := bytes.IndexByte(l.told, '\n') >= 0
-	for data := l.read(pipeTold); len(data) > 0; data = l.read(pipeTold) {
-		l.told = append(l.told, data...)
+// wait waits for the relay and GDB and takes what they have written. It returns
+// false when the relay has ended.
+func (l *link) wait() (more bool) {
+	var ready [4]unix.EpollEvent
+	n := 0
+	conn, err := l.events.SyscallConn()
+	if err == nil {
+		err = conn.Read(func(epoll uintptr) bool {
+			n, err = unix.EpollWait(int(epoll), ready[:], 0)
+			return n > 0
+		})
 	}
-	line, _, told := bytes.Cut(l.told, []byte("\n"))
-	if pid, err := strconv.Atoi(string(line)); told && !before && err == nil && pid > 0 {
-		l.c.begun(pid)
+	if err != nil {
+		return false // not before close
 	}
-	return told
+	more = true
+	for _, e := range ready[:n] {
+		switch int(e.Fd) {
+		case l.pidfd:
+			more = false
+		case l.pipes[pipeTold][0]:
+			l.listen()
+		case l.pipes[pipeErrors][0]:
+			l.readErrors()
+		case l.pipes[pipeOutput][0]:
+			n := l.readOutput()
+			l.mu.Lock()
+			much := l.filter.amount > muchOutput
+			l.mu.Unlock()
+			if much && n < len(l.buf) {
+				time.Sleep(outputPause)
+			}
+			l.arm()
+		}
+	}
+	return more
 }
 
-// readOutput takes one piece of GDB's output and reports whether there was any.
-// What GDB wrote to its standard error before goes first, so that it belongs to
-// the right command.
-func (l *link) readOutput() bool {
-	data := l.read(pipeOutput)
-	if len(data) == 0 {
-		return false
+// listen takes what the relay tells.
+func (l *link) listen() {
+	before := bytes.IndexByte(l.told, '\n') >= 0
+	l.told = append(l.told, l.read(pipeTold)...)
+	line, _, now := bytes.Cut(l.told, []byte("\n"))
+	if pid, err := strconv.Atoi(string(line)); now && !before && err == nil && pid > 0 {
+		l.c.begun(pid)
 	}
+}
+
+// readOutput takes what there is of GDB's output, and returns its size. What GDB
+// wrote to its standard error before goes first, so that it belongs to the right
+// command.
+func (l *link) readOutput() int {
+	data := l.read(pipeOutput)
 	// GDB writes byte by byte; look no more often than for every line.
 	if bytes.IndexByte(data, '\n') >= 0 {
 		data = bytes.Clone(data) // readErrors needs the buffer
@@ -275,17 +328,19 @@ func (l *link) readOutput() bool {
 	l.filter.write(data)
 	l.mu.Unlock()
 	l.pass()
-	return true
+	return len(data)
 }
 
-// readErrors takes all there is of GDB's standard error.
+// readErrors takes what there is of GDB's standard error.
 func (l *link) readErrors() {
-	for data := l.read(pipeErrors); len(data) > 0; data = l.read(pipeErrors) {
-		l.mu.Lock()
-		l.filter.errors(data)
-		l.mu.Unlock()
-		l.pass()
+	data := l.read(pipeErrors)
+	if len(data) == 0 {
+		return
 	}
+	l.mu.Lock()
+	l.filter.errors(data)
+	l.mu.Unlock()
+	l.pass()
 }
 
 // read reads what is in a pipe, into a buffer that is used again.
@@ -295,5 +350,21 @@ func (l *link) read(pipe int) []byte {
 		if err != unix.EINTR {
 			return l.buf[:max(n, 0)]
 		}
+	}
+}
+
+// pass writes what the filter has for the library. It blocks while the library
+// does not read. Only takeOutput calls it, and takeCommands after that has ended.
+func (l *link) pass() {
+	l.mu.Lock()
+	out, exited := l.filter.out, l.filter.exited
+	l.filter.out = l.spare[:0]
+	l.mu.Unlock()
+	l.spare = out
+	if len(out) > 0 {
+		_, _ = l.records.Write(out) // the library reads to the end
+	}
+	if exited {
+		l.records.Close()
 	}
 }

@@ -202,7 +202,7 @@ func (l *library) feed(t testing.TB, data []byte, pieces int) (answer map[string
 	if f.command(fmt.Appendf(nil, "%d-op", l.token)) == nil {
 		t.Fatal("command refused")
 	}
-	gdbs := fmt.Sprintf("%s%0*d", f.nonce, tokenDigits, l.token)
+	gdbs := fmt.Sprintf("%s%d", f.nonce, l.token)
 	data = bytes.ReplaceAll(data, []byte("$T"), []byte(gdbs))
 	for len(data) > 0 {
 		n := min(len(data), max(1, len(data)/max(1, pieces)))
