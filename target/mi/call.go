@@ -319,19 +319,51 @@ func named(line string) string {
 	return line
 }
 
+// QueryAll is Query for several lines, which GDB executes one after the other in
+// one round trip. It returns what each has printed, in their order. When one
+// fails, those behind it are not executed: texts has what the lines before it
+// have printed, and err is GDB's *Error.
+func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
+	if len(lines) == 0 {
+		return nil, nil
+	}
+	mark := "<" + newNonce() + ">"
+	args := make([]string, 0, 2*len(lines))
+	for _, line := range lines {
+		args = append(args, line, "echo "+mark)
+	}
+	var b strings.Builder
+	err = c.execute(ctx, lines[0], args, &b, false)
+	texts = strings.Split(b.String(), mark)
+	texts = texts[:len(texts)-1] // the rest is of a line that failed
+	if err == nil && len(texts) != len(lines) {
+		err = fmt.Errorf("%s: GDB printed other than the text of %d lines", named(lines[0]), len(lines))
+	}
+	return texts, err
+}
+
 func (c *Client) console(ctx context.Context, line string, out io.Writer, stop bool) error {
-	if strings.IndexByte(line, 0) >= 0 {
-		return fmt.Errorf("%q: the line holds a NUL byte", line)
+	return c.execute(ctx, line, []string{line}, out, stop)
+}
+
+// execute has GDB execute lines, one after the other; errors name the call.
+func (c *Client) execute(ctx context.Context, name string, lines []string, out io.Writer, stop bool) error {
+	op := "interpreter-exec console"
+	for _, line := range lines {
+		if strings.IndexByte(line, 0) >= 0 {
+			return fmt.Errorf("%q: the line holds a NUL byte", line)
+		}
+		op += " " + quoted(line)
 	}
 	if out == nil {
 		out = io.Discard
 	}
-	k, err := c.begin(ctx, named(line), out)
+	k, err := c.begin(ctx, named(name), out)
 	if err != nil {
 		return err
 	}
 	defer k.end()
-	r, err := k.exchange("interpreter-exec console " + quoted(line))
+	r, err := k.exchange(op)
 	var e *Error
 	if err != nil && !errors.As(err, &e) {
 		return err
