@@ -322,7 +322,7 @@ func (c *Client) Query(ctx context.Context, line string) (string, error) {
 // the *Error.
 func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
 	// What the lines print has a mark behind it, which no text of GDB's holds.
-	var id [16]byte
+	var id [8]byte
 	rand.Read(id[:])
 	secret := hex.EncodeToString(id[:])
 	echo, mark := `echo \036`+secret, "\x1e"+secret
