@@ -99,9 +99,9 @@ func (o *selection) region(ctx context.Context, s *Session, w Word) (vm.Region, 
 		// A name needs no GDB, so pages that were added can be found without it.
 		return vm.NameRegion(w.Text), nil
 	case !errors.As(err, &noValue):
-	case noValue.Kind == target.NoExpression:
+	case noValue.Kind == target.ValueNoExpression:
 		return vm.NameRegion(w.Text), nil
-	case noValue.Kind == target.NoNumber:
+	case noValue.Kind == target.ValueNoNumber:
 		return vm.Region{}, fmt.Errorf("%w; --name reads it as a part of a name", err)
 	}
 	return vm.Region{}, err

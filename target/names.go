@@ -22,11 +22,10 @@ type (
 	Physical = qemusys.Physical
 )
 
-// What may be wrong with an expression, beside what fails when it is evaluated.
+// What may be wrong with an expression that callers differ on.
 const (
-	NoExpression = gdb.NoExpression // it is none to GDB
-	NoNumber     = gdb.NoNumber     // its value is no integer and no pointer
-	ValueHarmful = gdb.ValueHarmful // to evaluate it would change the debuggee
+	ValueNoExpression = gdb.ValueNoExpression // it is none to GDB
+	ValueNoNumber     = gdb.ValueNoNumber     // its value is no integer and no pointer
 )
 
 // Where the map of a machine in QEMU may be read from.

@@ -24,10 +24,10 @@ type ValueErrorKind uint8
 
 // The kinds of what may be wrong.
 const (
-	ValueFailed  ValueErrorKind = iota // it cannot be evaluated: memory that cannot be read, for one
-	NoExpression                       // it is none to GDB: a syntax error, or a name that GDB does not know
-	NoNumber                           // its value is something else: a structure, a floating-point number
-	ValueHarmful                       // to evaluate it would change the debuggee
+	ValueFailed       ValueErrorKind = iota // it cannot be evaluated: memory that cannot be read, for one
+	ValueNoExpression                       // it is none to GDB: a syntax error, or a name that GDB does not know
+	ValueNoNumber                           // its value is something else: a structure, a floating-point number
+	ValueHarmful                            // to evaluate it would change the debuggee
 )
 
 func (e *ValueError) Error() string { return e.Expr + ": " + e.Why }
@@ -48,12 +48,12 @@ const looking = "with may-call-functions off -- with may-write-memory off -- "
 // expression that would do so is refused.
 func (g *GDB) Evaluate(ctx context.Context, expr string) (value uint64, negative bool, err error) {
 	if strings.TrimSpace(expr) == "" {
-		return 0, false, &ValueError{expr, NoExpression, "it is empty"}
+		return 0, false, &ValueError{expr, ValueNoExpression, "it is empty"}
 	}
 	local, localErr := strconv.ParseUint(expr, 0, 64)
 	if hexadecimal.MatchString(expr) { // the same to everybody
 		if localErr != nil {
-			return 0, false, &ValueError{expr, NoNumber, "does not fit in 64 bits"}
+			return 0, false, &ValueError{expr, ValueNoNumber, "does not fit in 64 bits"}
 		}
 		return local, false, nil
 	}
@@ -94,7 +94,7 @@ func (g *GDB) evaluate(ctx context.Context, prefix, expr string) (value uint64, 
 	}
 	typ := strings.TrimPrefix(strings.TrimSpace(texts[0]), "type = ")
 	first, _, _ := strings.Cut(typ, "\n")
-	notNumber := &ValueError{expr, NoNumber, "is " + strings.TrimRight(first, " {") + ", no integer or pointer"}
+	notNumber := &ValueError{expr, ValueNoNumber, "is " + strings.TrimRight(first, " {") + ", no integer or pointer"}
 	switch {
 	case assigns:
 		return 0, false, &ValueError{expr, ValueHarmful, "may assign to the debuggee, which looking never does; use print or set var"}
@@ -192,7 +192,7 @@ func asValueError(expr string, err error) error {
 	case harmfulWrite.MatchString(said.Msg):
 		return &ValueError{expr, ValueHarmful, "would write to the debuggee, which looking never does; use print or set var"}
 	case unknown.MatchString(said.Msg):
-		return &ValueError{expr, NoExpression, said.Msg}
+		return &ValueError{expr, ValueNoExpression, said.Msg}
 	case noProcess.MatchString(said.Msg):
 		return fmt.Errorf("%s: %w", expr, vm.ErrNoProcess)
 	}

@@ -80,11 +80,11 @@ int main(void) { puts(msg); return side() - 1; }
 		t.Errorf("malloc: %#x, %v", v, err)
 	}
 	for expr, want := range map[string]gdb.ValueErrorKind{
-		"libc": gdb.NoExpression, "[heap]": gdb.NoExpression, "nosuch": gdb.NoExpression, "libc-2.31.so": gdb.NoExpression,
-		"": gdb.NoExpression, "(": gdb.NoExpression, "*": gdb.NoExpression, "int": gdb.NoExpression, "struct nosuch": gdb.NoExpression,
-		"7fff": gdb.NoExpression, "nosuch=1": gdb.NoExpression, "it's": gdb.NoExpression, "a@b;c": gdb.NoExpression,
-		"st": gdb.NoNumber, "d": gdb.NoNumber, "f": gdb.NoNumber, "1.5": gdb.NoNumber, "$st0": gdb.NoNumber, "$nosuch": gdb.NoNumber,
-		"(void)0": gdb.NoNumber, "$xmm0": gdb.NoNumber, "0x10000000000000000": gdb.NoNumber,
+		"libc": gdb.ValueNoExpression, "[heap]": gdb.ValueNoExpression, "nosuch": gdb.ValueNoExpression, "libc-2.31.so": gdb.ValueNoExpression,
+		"": gdb.ValueNoExpression, "(": gdb.ValueNoExpression, "*": gdb.ValueNoExpression, "int": gdb.ValueNoExpression, "struct nosuch": gdb.ValueNoExpression,
+		"7fff": gdb.ValueNoExpression, "nosuch=1": gdb.ValueNoExpression, "it's": gdb.ValueNoExpression, "a@b;c": gdb.ValueNoExpression,
+		"st": gdb.ValueNoNumber, "d": gdb.ValueNoNumber, "f": gdb.ValueNoNumber, "1.5": gdb.ValueNoNumber, "$st0": gdb.ValueNoNumber, "$nosuch": gdb.ValueNoNumber,
+		"(void)0": gdb.ValueNoNumber, "$xmm0": gdb.ValueNoNumber, "0x10000000000000000": gdb.ValueNoNumber,
 		"*(long*)0": gdb.ValueFailed, "*(char**)8 + 1": gdb.ValueFailed, "st.nosuch": gdb.ValueFailed, "big/0": gdb.ValueFailed,
 	} {
 		v, _, err := d.Evaluate(d.Ctx, expr)
