@@ -62,7 +62,7 @@ func (d *fakeDebuggee) Evaluate(_ context.Context, expr string) (uint64, bool, e
 	if v, err := strconv.ParseInt(expr, 0, 64); err == nil {
 		return uint64(v), true, nil
 	}
-	return 0, false, &target.ValueError{Expr: expr, Why: "No symbol \"" + expr + "\" in current context."}
+	return 0, false, &target.ValueError{Expr: expr, Kind: target.ValueNoExpression, Why: "No symbol \"" + expr + "\" in current context."}
 }
 
 func (d *fakeDebuggee) Memory(context.Context) (vm.Memory, error) { return d, nil }

@@ -2,12 +2,14 @@ package commands
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/big"
 	"strings"
 
 	"github.com/spf13/pflag"
 
+	"dbgsh/target"
 	"dbgsh/vm"
 	"dbgsh/vm/search"
 )
@@ -245,10 +247,15 @@ func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w W
 
 // evaluateInt is the value of an integer expression.
 func evaluateInt(ctx context.Context, s *Session, expr string) (*big.Int, error) {
-	if v, err := search.ParseInt(expr); err == nil {
-		return v, nil
+	number, numberErr := search.ParseInt(expr)
+	if numberErr == nil && strings.HasPrefix(strings.TrimLeft(expr, "+-"), "0") { // the same to everybody
+		return number, nil
 	}
+	// GDB may be set to read digits otherwise (set input-radix).
 	v, negative, err := s.Eval.Evaluate(ctx, expr)
+	if gone := new(target.LostError); errors.As(err, &gone) && numberErr == nil {
+		return number, nil
+	}
 	if err != nil {
 		return nil, err
 	}

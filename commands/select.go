@@ -94,9 +94,15 @@ func (o *selection) region(ctx context.Context, s *Session, w Word) (vm.Region, 
 	switch {
 	case err == nil:
 		return vm.AddrRegion(addr, w.Text), nil
-	case !o.byAddr && (errors.As(err, &noValue) || errors.As(err, &gone)):
+	case o.byAddr:
+	case errors.As(err, &gone):
 		// A name needs no GDB, so pages that were added can be found without it.
 		return vm.NameRegion(w.Text), nil
+	case !errors.As(err, &noValue):
+	case noValue.Kind == target.ValueNoExpression:
+		return vm.NameRegion(w.Text), nil
+	case noValue.Kind == target.ValueNoNumber:
+		return vm.Region{}, fmt.Errorf("%w; --name reads it as a part of a name", err)
 	}
 	return vm.Region{}, err
 }

@@ -27,10 +27,11 @@ func vmmap() Command {
   EXPR       an expression that GDB knows as an integer or a pointer, such as
              $rsp+8, main or *ptr: the mapping that holds this address
   /REGEXP/   the mappings in whose name the regular expression finds a match
-  TEXT       anything else: the mappings whose name contains the text
+  TEXT       what is no expression to GDB: the mappings whose name contains it
 
 Several are joined by "or". --addr and --name force the second and the last
-reading. A REGION with blanks in it wants quotes. A mapping that has no name is
+reading. An expression is only looked at: one that would call, assign or write
+in the debuggee is refused. A REGION with blanks in it wants quotes. A mapping that has no name is
 shown as [anon_0xN], N being its start without the low 12 bits, and is found by
 that name with or without the 0x.
 

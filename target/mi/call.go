@@ -42,6 +42,7 @@ type call struct {
 	held        strings.Builder // log text that may be an error's echo
 	holdUp      *time.Timer
 	failed      bool // out has failed
+	quiet       bool // out gets no log text
 	interrupted bool
 	cancelled   <-chan struct{}
 	grace       <-chan time.Time
@@ -202,6 +203,9 @@ func (k *call) abandon(j job) {
 
 // take handles one piece of text.
 func (k *call) take(ch chunk) {
+	if ch.log && k.quiet {
+		return
+	}
 	if !ch.log || k.held.Len() > maxHeld {
 		k.flush()
 	}
@@ -303,11 +307,28 @@ func (c *Client) Console(ctx context.Context, line string, out io.Writer) error 
 }
 
 // Query is Console for a line that sets nothing running, which is over with
-// GDB's answer to it, and returns what it prints.
+// GDB's answer to it, and returns what it prints, whatever GDB is set to trace
+// ("set debug", "set trace-commands") and without its warnings.
 func (c *Client) Query(ctx context.Context, line string) (string, error) {
 	var b strings.Builder
 	err := c.console(ctx, line, &b, false)
-	return b.String(), err
+	return Untraced(b.String(), line), err
+}
+
+// Untraced is what a line printed, without the lines in which GDB shows what it
+// executes while trace-commands is on.
+func Untraced(text, line string) string {
+	for {
+		first, rest, found := strings.Cut(text, "\n")
+		if !found || strings.TrimSpace(first) != "+"+line {
+			return text
+		}
+		text = rest
+		// with SETTING -- COMMAND executes a command of its own.
+		if _, line, found = strings.Cut(line, " -- "); !found {
+			return text
+		}
+	}
 }
 
 // named is a line as errors name it.
@@ -327,15 +348,21 @@ func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string,
 	if len(lines) == 0 {
 		return nil, nil
 	}
-	mark := "<" + newNonce() + ">"
+	// The mark has a character that no text of GDB's holds, and that stands
+	// otherwise in the line where GDB shows what it executes.
+	nonce := newNonce()
+	echo, mark := `echo \036`+nonce, "\x1e"+nonce
 	args := make([]string, 0, 2*len(lines))
 	for _, line := range lines {
-		args = append(args, line, "echo "+mark)
+		args = append(args, line, echo)
 	}
 	var b strings.Builder
 	err = c.execute(ctx, lines[0], args, &b, false)
 	texts = strings.Split(b.String(), mark)
-	texts = texts[:len(texts)-1] // the rest is of a line that failed
+	texts = texts[:min(len(texts)-1, len(lines))] // the rest is of a line that failed
+	for i := range texts {
+		texts[i] = strings.TrimSuffix(Untraced(texts[i], lines[i]), "+"+echo+"\n")
+	}
 	if err == nil && len(texts) != len(lines) {
 		err = fmt.Errorf("%s: GDB printed other than the text of %d lines", named(lines[0]), len(lines))
 	}
@@ -363,6 +390,7 @@ func (c *Client) execute(ctx context.Context, name string, lines []string, out i
 		return err
 	}
 	defer k.end()
+	k.quiet = !stop
 	r, err := k.exchange(op)
 	var e *Error
 	if err != nil && !errors.As(err, &e) {
