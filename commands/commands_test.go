@@ -62,7 +62,7 @@ func (d *fakeDebuggee) Evaluate(_ context.Context, expr string) (uint64, bool, e
 	if v, err := strconv.ParseInt(expr, 0, 64); err == nil {
 		return uint64(v), true, nil
 	}
-	return 0, false, &target.ValueError{Expr: expr, Why: "No symbol \"" + expr + "\" in current context."}
+	return 0, false, &target.ValueError{Expr: expr, Kind: target.ValueNoExpression, Why: "No symbol \"" + expr + "\" in current context."}
 }
 
 func (d *fakeDebuggee) Memory(context.Context) (vm.Memory, error) { return d, nil }
@@ -548,7 +548,7 @@ func TestSearch(t *testing.T) {
 			t.Errorf("%s: got %#x, want %#x", c.line, got, c.want)
 		}
 	}
-	if got, err := run(t, s, "search flag{"); err != nil || got != "[heap]          0x600100  66 6c 61 67 7b 6f 6e 65  7d 00 51 5a 51 5a 51 5a  flag{one}.QZQZQZ\n1 hit; searched 152.0 KiB in 5 mappings\n" {
+	if got, err := run(t, s, "search flag{"); err != nil || got != "[heap]          0x600100  66 6c 61 67 7b 6f 6e 65  7d 00 51 5a 51 5a 51 5a  flag{one}.QZQZQZ\n1 hit; searched 152.0 KiB in 5 mappings for text \"flag{\"\n" {
 		t.Errorf("%v\n%s", err, got)
 	}
 	if got, err := run(t, s, "search flag{ | vmmap"); err != nil || strings.Count(got, "\n") != 2 || !strings.Contains(got, "[heap]") {
@@ -700,6 +700,7 @@ func TestJSON(t *testing.T) {
 	}
 	var h struct {
 		Hits             []struct{ Address, Mapping, Preview string }
+		Sought           string
 		Count            uint64
 		SearchedBytes    uint64                        `json:"searched_bytes"`
 		SearchedMappings int                           `json:"searched_mappings"`

@@ -20,6 +20,7 @@ import (
 // searchResult is what a search found.
 type searchResult struct {
 	of       *vm.Map // what was searched is of this map
+	sought   string  // what was looked for, "" for the places of the last search
 	scan     *search.Result
 	mappings []vm.Mapping // what was searched
 	notes    []string
@@ -44,6 +45,14 @@ func (r *searchResult) Selected() *vm.Map {
 		}
 	}
 	return m
+}
+
+// Empty implements emptier.
+func (r *searchResult) Empty() string {
+	if r.scan.Hits.Len() > 0 {
+		return ""
+	}
+	return r.summary()
 }
 
 // WriteText is a row for each hit, the notes, and what was searched.
@@ -160,31 +169,58 @@ func (r *searchResult) summary() string {
 		b.WriteString(" (stopped there: no more are kept)")
 	}
 	fmt.Fprintf(&b, "; searched %s in %s", byteSize(r.scan.SearchedBytes), count(r.scan.SearchedMappings, "mapping"))
-	if un := r.scan.UnreadMappings(r.mappings); len(un) > 0 {
-		whole, parts := 0, []search.UnreadMapping{}
-		for _, u := range un {
-			if u.Whole {
-				whole++
-			} else {
-				parts = append(parts, u)
-			}
+	if r.sought != "" {
+		b.WriteString(" for " + vm.Escape(r.sought))
+	}
+	b.WriteString(r.unread())
+	if why := r.partial(); why != "" {
+		b.WriteString("; partial: " + why)
+	}
+	return b.String()
+}
+
+// unread says which mappings could not be read: those that the kernel keeps for
+// itself by name, and of the others the first.
+func (r *searchResult) unread() string {
+	var kernels, whole []string
+	var parts []search.UnreadMapping
+	for _, u := range r.scan.UnreadMappings(r.mappings) {
+		m := &r.mappings[u.Mapping]
+		switch {
+		case u.Whole && m.KernelsOwn():
+			kernels = append(kernels, m.Title())
+		case u.Whole:
+			whole = append(whole, m.ShortTitle())
+		default:
+			parts = append(parts, u)
 		}
-		fmt.Fprintf(&b, "; %d could not be read (", len(un))
-		if whole > 0 {
-			fmt.Fprintf(&b, "%d whole", whole)
+	}
+	var b strings.Builder
+	if n := len(whole) + len(parts); n > 0 {
+		fmt.Fprintf(&b, "; %d could not be read (", n)
+		if len(whole) > 0 {
+			b.WriteString(firstOf(whole) + " whole")
 		}
 		if len(parts) > 0 {
-			if whole > 0 {
+			if len(whole) > 0 {
 				b.WriteString(", ")
 			}
 			fmt.Fprintf(&b, "%d from %#x", len(parts), parts[0].First)
 		}
 		b.WriteString(")")
 	}
-	if why := r.partial(); why != "" {
-		b.WriteString("; partial: " + why)
+	if len(kernels) > 0 {
+		b.WriteString("; none of the program's: " + strings.Join(kernels, ", "))
 	}
 	return b.String()
+}
+
+// firstOf is the first of some names, and how many more there are.
+func firstOf(names []string) string {
+	if len(names) == 1 {
+		return names[0]
+	}
+	return fmt.Sprintf("%s and %d more", names[0], len(names)-1)
 }
 
 // partial is why the search ended early, "" where it did not.
@@ -225,6 +261,7 @@ type jsonHit struct {
 
 // jsonSearch is what JSON shows of a search, beside its hits.
 type jsonSearch struct {
+	Sought           string       `json:"sought,omitempty"` // what was looked for, in words
 	Count            uint64       `json:"count"`
 	SearchedBytes    uint64       `json:"searched_bytes"`
 	SearchedMappings int          `json:"searched_mappings"`
@@ -272,7 +309,8 @@ func (r *searchResult) WriteJSON(w io.Writer) error {
 		}
 	}
 	rest := jsonSearch{
-		Count: r.scan.Count, SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
+		Sought: r.sought,
+		Count:  r.scan.Count, SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
 		Unread: []jsonUnread{}, LimitReached: r.scan.LimitReached || r.scan.CapReached,
 		Notes: append([]string{}, r.notes...), Map: aboutOf(r.of),
 	}

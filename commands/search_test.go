@@ -88,7 +88,7 @@ func TestSearchPhysical(t *testing.T) {
 	}{
 		{"search --phys needle", []string{
 			"[pc.ram]        0x100010  6e 65", "  not mapped\n", "[pc.ram]        0x101020  ",
-			"needle..........  at 0x20, 0x100000020, 0x200000020, 0x300000020 and at 2 more\n", "a note\n", "2 hits; searched 8.0 KiB in 1 mapping\n",
+			"needle..........  at 0x20, 0x100000020, 0x200000020, 0x300000020 and at 2 more\n", "a note\n", "2 hits; searched 8.0 KiB in 1 mapping for text \"needle\"\n",
 		}},
 		{"search --phys --next needle 0x101000-0x102000", []string{"1 hit;"}},
 		{"search --phys --unchanged @last", []string{"0x101020"}},
@@ -173,5 +173,64 @@ func TestSettingsAreExplained(t *testing.T) {
 		if err != nil || !strings.Contains(text, "\n"+name+" ") {
 			t.Errorf("%s is not in %q, %v", name, text, err)
 		}
+	}
+}
+
+// TestWhatIsSought: what was typed means what it says.
+func TestWhatIsSought(t *testing.T) {
+	s, d := newSession(t)
+	d.values["&x"], d.values["$sp"] = 0x7ffffffde010, 0x7ffffffde010
+	heap := d.bytes[0x600000]
+	clear(heap)
+	copy(heap[0x10:], "\xef\xbe\xad\xde")
+	copy(heap[0x20:], "0xdeadbeef &x $HOME $sp 1234")
+	copy(heap[0x40:], "\x10\xe0\xfd\xff\xff\x7f\x00\x00")
+	copy(heap[0x50:], "\x89\x67\x45\x23\x01\x00\x00\x00")
+	copy(heap[0x60:], "flag{|vmmap")
+	for _, c := range []struct {
+		line string
+		at   uint64 // of the only hit, 0 for none
+		want string
+	}{
+		{"search 0xdeadbeef", 0x600010, "for 4-byte 0xdeadbeef"},
+		{"search 0XDEADBEEF", 0x600010, "for 4-byte 0XDEADBEEF"},
+		{`search "0xdeadbeef"`, 0x600020, `for text "0xdeadbeef"`},
+		{"search -t bytes 0xdeadbeef", 0x600020, `for text "0xdeadbeef"`},
+		{"search 0x123456789", 0x600050, "for 8-byte 0x123456789"},
+		{"search &x", 0x600040, "for 8-byte &x (0x7ffffffde010)"},
+		{"search -t bytes &x", 0x60002b, `for text "&x"`},
+		{"search $sp", 0x600040, "for 8-byte $sp (0x7ffffffde010)"},
+		{"search $HOME", 0x60002e, `for text "$HOME"`},
+		{"search 1234", 0x600038, `for text "1234"`},
+		{"search -t string 1234", 0x600038, `for string text "1234"`},
+		{"search -x 'ef be ?? de'", 0x600010, "for bytes ef be ?? de"},
+		{"search --regex 'b[a-e]+f'", 0x600026, "for matches of /b[a-e]+f/"},
+		{"search -4 0xdeadbe00 --mask 0xffffff00", 0x600010, "for 4-byte 0xdeadbe00 in the bits of 0xffffff00"},
+		{"search -4 0xdeadbe00..0xdeadbeff", 0x600010, "for 4-byte 0xdeadbe00..0xdeadbeff"},
+		{"search --into [stack] -w", 0x600040, "for pointers into [stack]"},
+		{"search flag{|vmmap", 0x600060, "a | without blanks around it is part of the text; for a pipeline write \"flag{ | vmmap\""},
+		{"search nosuch | vmmap", 0, "the stage before hands over nothing: 0 hits; searched"},
+		{"vmmap nosuch | search foo", 0, `the stage before hands over nothing: no mapping has a name that contains "nosuch"`},
+		{"vmmap nosuch | vmmap", 0, `hands over nothing: no mapping has a name that contains "nosuch"`},
+	} {
+		got, err := run(t, s, c.line)
+		if err != nil || !strings.Contains(got, c.want) || c.at != 0 && (!strings.Contains(got, fmt.Sprintf("%#x ", c.at)) || !strings.Contains(got, "1 hit;")) {
+			t.Errorf("%s: %v, %q is not in\n%s", c.line, err, c.want, got)
+		}
+		if c.at == 0 && strings.Contains(got, "permissions like") {
+			t.Errorf("%s:\n%s", c.line, got)
+		}
+	}
+	for line, want := range map[string]string{
+		"search -2 -- -1 [stack] -l":     "-l stands behind --",
+		"search -2 -- -1 [stack] --into": "--into stands behind --",
+	} {
+		var usage *UsageError
+		if _, err := run(t, s, line); !errors.As(err, &usage) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if _, err := run(t, s, "search -2 -- -1 [stack] -x9"); err != nil { // no flag's name
+		t.Error(err)
 	}
 }

@@ -57,7 +57,8 @@ func NewSession(d Debuggee, r *Registry, settings *Settings) *Session {
 type Evaluator interface {
 	// Evaluate is the value of a GDB expression that is an integer or a
 	// pointer, an array or a function (its address); a negative integer comes in two's
-	// complement, and negative is true. A *target.ValueError says that GDB
-	// does not know it as such; other errors say that GDB could not be asked.
+	// complement, and negative is true. Nothing in the debuggee is changed by it. A
+	// *target.ValueError says why there is no such value; other errors wrap
+	// vm.ErrNoProcess, or say that GDB could not be asked.
 	Evaluate(ctx context.Context, expr string) (value uint64, negative bool, err error)
 }

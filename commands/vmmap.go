@@ -27,12 +27,13 @@ func vmmap() Command {
   EXPR       an expression that GDB knows as an integer or a pointer, such as
              $rsp+8, main or *ptr: the mapping that holds this address
   /REGEXP/   the mappings in whose name the regular expression finds a match
-  TEXT       anything else: the mappings whose name contains the text
+  TEXT       what is no expression to GDB: the mappings whose name contains it
 
 Several are joined by "or". --addr and --name force the second and the last
-reading. A REGION with blanks in it wants quotes. A mapping that has no name is
-shown as [anon_0xN], N being its start without the low 12 bits, and is found by
-that name with or without the 0x.
+reading. An expression is only looked at: one that would call, assign or write
+in the debuggee is refused. A REGION with blanks in it wants quotes. A mapping
+that has no name is shown as [anon_0xN], N being its start without the low 12
+bits, and is found by that name with or without the 0x.
 
 Where a REGION is given, the mappings that match begin with a mark, each goes
 with its neighbours (see -A and -B), and a row that holds an address asked for
@@ -125,8 +126,13 @@ func mapRows(m *vm.Map, sel vm.Selection, f vm.Filter) *mapResult {
 	if len(f.Regions) == 0 { // of a part of the map they would say the same each time
 		res.notes = append(res.notes, m.Rules...)
 	}
-	if len(sel.Rows) == 0 && len(m.Mappings) > 0 {
-		res.notes = append(res.notes, noneNote(m, f, "vmmap"))
+	switch {
+	case len(sel.Rows) > 0:
+	case len(m.Mappings) > 0:
+		res.none = noneNote(m, f, "vmmap")
+		res.notes = append(res.notes, res.none)
+	default:
+		res.none = "there are no mappings"
 	}
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))
@@ -167,10 +173,14 @@ func autoExplore(ctx context.Context, s *Session) (explored bool, hint string, e
 // mapResult is rows of a memory map.
 type mapResult struct {
 	of     *vm.Map // what the rows are of
+	none   string  // why there are no rows, "" where there are some
 	rows   []vm.Row
 	marked bool // the rows that match are to be told from their neighbours
 	notes  []string
 }
+
+// Empty implements emptier.
+func (r *mapResult) Empty() string { return r.none }
 
 // Selected is the mappings that matched.
 func (r *mapResult) Selected() *vm.Map {

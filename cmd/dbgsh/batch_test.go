@@ -248,3 +248,38 @@ func TestNoScript(t *testing.T) {
 		}
 	}
 }
+
+// How often GDB is asked for what is shown after a stop.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	log := filepath.Join(t.TempDir(), "log")
+	lines := []struct {
+		line string
+		most int
+	}{
+		{"vmmap", 3}, {"vmmap", 0}, {"vmmap $sp", 1}, {"search -p $rsp [stack]", 2}, {"stepi", -1},
+		{"vmmap -w libc | search -p $rsp", 4}, {"stepi", -1}, {"search x [heap]", 4}, {"vmmap 0x1000", 0}, {"stepi", -1}, {"status", 3},
+	}
+	asked := filepath.Join(t.TempDir(), "asked")
+	count := fmt.Sprintf("!grep '^> ' %s | grep -vc info-gdb-mi-command >>%s", log, asked) // which only ends a line for GDB
+	args := []string{"-log", log, "-ex", "break checkpoint", "-ex", "run", "-ex", count}
+	for _, l := range lines {
+		args = append(args, "-ex", l.line, "-ex", count)
+	}
+	if _, stderr, status := batch(t, append(args, program(t, "testdata/inferior.c"))...); status != 0 {
+		t.Fatal(stderr)
+	}
+	text, err := os.ReadFile(asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := strings.Fields(string(text))
+	if len(counts) != len(lines)+1 {
+		t.Fatalf("counted %d times", len(counts))
+	}
+	for i, l := range lines {
+		if n := atoi(t, counts[i+1]) - atoi(t, counts[i]); l.most >= 0 && n > l.most {
+			t.Errorf("%s: %d round trips, want at most %d", l.line, n, l.most)
+		}
+	}
+}

@@ -94,23 +94,6 @@ func (g *GDB) QueryAll(ctx context.Context, lines ...string) ([]string, error) {
 	return texts, lost(err)
 }
 
-// call is Query for a line that may run code in the debuggee, which has stopped
-// again on return.
-func (g *GDB) call(ctx context.Context, line string) (string, error) {
-	turn, err := g.Turn(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer turn.Release()
-	c, err := g.alive()
-	if err != nil {
-		return "", err
-	}
-	var b strings.Builder
-	err = c.Console(ctx, line, &b)
-	return b.String(), lost(err)
-}
-
 // brings reports whether a command brings a debuggee: for those a new GDB is
 // started when the old one is gone.
 func brings(word string) bool {

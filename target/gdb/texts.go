@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dbgsh/target/mi"
 	"dbgsh/vm"
 	"dbgsh/vm/image"
 )
@@ -29,7 +30,7 @@ func (g *GDB) LongQuery(ctx context.Context, line string) (string, error) {
 	if errors.As(err, &said) || err == nil && len(text) == 0 {
 		return g.Query(ctx, line)
 	}
-	return string(text), err
+	return mi.Untraced(string(text), line), err
 }
 
 // ThroughFile gives write the name of a file for GDB to write to, which has no

@@ -2,6 +2,8 @@ package mi
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +44,7 @@ type call struct {
 	held        strings.Builder // log text that may be an error's echo
 	holdUp      *time.Timer
 	failed      bool // out has failed
+	quiet       bool // out gets no log text
 	interrupted bool
 	cancelled   <-chan struct{}
 	grace       <-chan time.Time
@@ -199,6 +202,9 @@ func (k *call) abandon(j job) {
 
 // take handles one piece of text.
 func (k *call) take(ch chunk) {
+	if ch.log && k.quiet {
+		return
+	}
 	if !ch.log || k.held.Len() > maxHeld {
 		k.flush()
 	}
@@ -296,39 +302,83 @@ func (k *call) outcome(err error) error {
 // GDB's input (define, commands, python alone) wait for them in vain until ctx
 // ends. Errors are like those of Send.
 func (c *Client) Console(ctx context.Context, line string, out io.Writer) error {
-	return c.console(ctx, line, out, true)
-}
-
-// Query is Console for a line that sets nothing running, which is over with
-// GDB's answer to it, and returns what it prints.
-func (c *Client) Query(ctx context.Context, line string) (string, error) {
-	var b strings.Builder
-	err := c.console(ctx, line, &b, false)
-	return b.String(), err
-}
-
-// named is a line as errors name it.
-func named(line string) string {
-	const most = 60 // bytes
-	if len(line) > most {
-		return strings.ToValidUTF8(line[:most], "") + "..."
-	}
-	return line
-}
-
-func (c *Client) console(ctx context.Context, line string, out io.Writer, stop bool) error {
-	if strings.IndexByte(line, 0) >= 0 {
-		return fmt.Errorf("%q: the line holds a NUL byte", line)
-	}
 	if out == nil {
 		out = io.Discard
 	}
-	k, err := c.begin(ctx, named(line), out)
+	return c.console(ctx, []string{line}, out, true)
+}
+
+// Query is Console for a line that sets nothing running, which is over with
+// GDB's answer to it, and returns what it prints, whatever GDB is set to trace
+// ("set debug", "set trace-commands") and without its warnings.
+func (c *Client) Query(ctx context.Context, line string) (string, error) {
+	var b strings.Builder
+	err := c.console(ctx, []string{line}, &b, false)
+	return Untraced(b.String(), line), err
+}
+
+// QueryAll is Query for several lines, in one round trip: it returns what each
+// prints. The first that fails ends it; the texts before it are returned with
+// the *Error.
+func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
+	// What the lines print has a mark behind it, which no text of GDB's holds.
+	var id [8]byte
+	rand.Read(id[:])
+	secret := hex.EncodeToString(id[:])
+	echo, mark := `echo \036`+secret, "\x1e"+secret
+	var all []string
+	for _, l := range lines {
+		all = append(all, l, echo)
+	}
+	var b strings.Builder
+	err = c.console(ctx, all, &b, false)
+	parts := strings.Split(b.String(), mark)
+	for i, l := range lines[:len(parts)-1] {
+		texts = append(texts, strings.TrimSuffix(Untraced(parts[i], l), "+"+echo+"\n"))
+	}
+	return texts, err
+}
+
+// Untraced is what a line printed, without the lines in which GDB shows what it
+// executes while trace-commands is on.
+func Untraced(text, line string) string {
+	for {
+		first, rest, found := strings.Cut(text, "\n")
+		if !found || strings.TrimSpace(first) != "+"+line {
+			return text
+		}
+		text = rest
+		// with SETTING -- COMMAND executes a command of its own.
+		if _, line, found = strings.Cut(line, " -- "); !found {
+			return text
+		}
+	}
+}
+
+// named is lines as errors name them.
+func named(lines []string) string {
+	const most = 60 // bytes
+	if line := lines[0]; len(line) <= most {
+		return line
+	}
+	return strings.ToValidUTF8(lines[0][:most], "") + "..."
+}
+
+func (c *Client) console(ctx context.Context, lines []string, out io.Writer, stop bool) error {
+	op := "interpreter-exec console"
+	for _, l := range lines {
+		if strings.IndexByte(l, 0) >= 0 {
+			return fmt.Errorf("%q: the line holds a NUL byte", l)
+		}
+		op += " " + quoted(l)
+	}
+	k, err := c.begin(ctx, named(lines), out)
 	if err != nil {
 		return err
 	}
+	k.quiet = !stop
 	defer k.end()
-	_, err = k.exchange("interpreter-exec console " + quoted(line))
+	_, err = k.exchange(op)
 	var e *Error
 	if err != nil && !errors.As(err, &e) {
 		return err
@@ -347,18 +397,4 @@ func (c *Client) console(ctx context.Context, line string, out io.Writer, stop b
 		err = late
 	}
 	return k.outcome(err)
-}
-
-// QueryAll is Query for several lines, in one round trip: it returns what each
-// prints. The first that fails ends it; the texts before it are returned with
-// the *Error.
-func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
-	for _, l := range lines {
-		text, err := c.Query(ctx, l)
-		if err != nil {
-			return texts, err
-		}
-		texts = append(texts, text)
-	}
-	return texts, nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -235,8 +236,42 @@ func TestConsoleError(t *testing.T) {
 		if !errors.As(err, &e) || e.Msg != want[1] || b.String() != want[0] {
 			t.Errorf("%s: %q, %v", line, b.String(), err)
 		}
-		if text, err := c.Query(testContext(t), line); !errors.As(err, &e) || e.Msg != want[1] || text != want[0] {
+		answer, _, _ := strings.Cut(want[0], "log\n") // what is logged is none
+		if text, err := c.Query(testContext(t), line); !errors.As(err, &e) || e.Msg != want[1] || text != answer {
 			t.Errorf("%s: %q, %v", line, text, err)
+		}
+	}
+}
+
+// TestQueries is several lines in one round trip, whatever GDB traces and logs.
+func TestQueries(t *testing.T) {
+	var log testkit.Buffer
+	c := realGDB(t, Config{Log: &log})
+	lines := []string{
+		"printf \"%d\\n\", 1", "output 2", "echo", "with print pretty on -- with language c -- output 3",
+		"echo \\036+echo \\n", "show language", "printf \"+output 2\\n\"",
+	}
+	want := []string{"1\n", "2", "", "3", "\x1e+echo \n", "The current source language is \"auto; currently c\".\n", "+output 2\n"}
+	trips := func() int { return strings.Count("\n"+log.String(), "\n> ") }
+	for _, set := range []string{"echo", "set trace-commands on", "set debug parser 1", "set debug expression 1", "set debug target 1"} {
+		console(t, c, set)
+		before := trips()
+		if texts, err := c.QueryAll(testContext(t), lines...); err != nil || !slices.Equal(texts, want) {
+			t.Errorf("%s: %q, %v", set, texts, err)
+		}
+		if n := trips() - before; n != 1 {
+			t.Errorf("%d round trips", n)
+		}
+		for i, l := range lines {
+			if text, err := c.Query(testContext(t), l); err != nil || text != want[i] {
+				t.Errorf("%s, %s: %q, %v", set, l, text, err)
+			}
+		}
+		// What fails ends it.
+		var e *Error
+		texts, err := c.QueryAll(testContext(t), "output 1", "output 2", "nosuch", "shell touch "+t.TempDir()+"/no")
+		if !errors.As(err, &e) || !strings.Contains(e.Msg, "nosuch") || !slices.Equal(texts, []string{"1", "2"}) {
+			t.Errorf("%s: %q, %v", set, texts, err)
 		}
 	}
 }
