@@ -37,7 +37,8 @@ type fakeDebuggee struct {
 	explored []vm.Mapping
 }
 
-func (d *fakeDebuggee) Forget() {}
+func (d *fakeDebuggee) Forget()              {}
+func (d *fakeDebuggee) Found(uint64, uint64) {}
 
 // Map is another one at each call, as of a debuggee that changes all the time.
 func (d *fakeDebuggee) Map(context.Context) (*vm.Map, error) {

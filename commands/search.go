@@ -25,7 +25,8 @@ func searchCommand() Command {
 -4, -8 and -p are short for the last ones. Without a type a number in hex like
 0xdeadbeef is one of 4 bytes, or of 8 where it needs them, and what begins with &
 or $ and is a number to GDB is a pointer; -t bytes, or quotes, make them text. The
-last line says what was looked for. Integers are GDB expressions and stand
+last line says what was looked for. GDB's lines find the number of hits in
+$numfound and the address of the last in $_. Integers are GDB expressions and stand
 in the debuggee's byte order; a negative one wants -- before it, and LO..HI is any
 from LO to HI. In text \n \t \r \0 \\ and \xNN are understood. With -x VALUE is
 bytes in hex, where ?? or .. is any byte and ? any digit. --mask M compares only
@@ -163,6 +164,13 @@ func (o *searchOptions) takesValue() bool {
 	return o.value.into == "" && (o.next || !o.changed && !o.unchanged)
 }
 
+// FoundKeeper lets GDB's own lines know what a search found, as GDB's find does.
+type FoundKeeper interface {
+	// Found keeps the number of hits and the address of the last of them, which
+	// counts only where there are some.
+	Found(last, count uint64)
+}
+
 // MemoryOpener has memory.
 type MemoryOpener interface {
 	// Memory reads the debuggee's memory; close it after use.
@@ -240,6 +248,11 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	res.sought, res.notes = looked.as, append(slips, res.notes...)
 	if err := o.find(ctx, s, memory, looked.Matcher, res); err != nil {
 		return nil, err
+	}
+	if n := res.scan.Hits.Len(); n == 0 {
+		s.Found.Found(0, 0)
+	} else if !o.where.physical { // a line of GDB's takes virtual addresses
+		s.Found.Found(res.scan.Hits.At(n-1).Address, res.scan.Count)
 	}
 	res.qualified = res.qualified || res.scan.Partial != nil || res.scan.SearchedBytes == 0 && !o.refines()
 	switch why := res.scan.Partial; {
