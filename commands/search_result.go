@@ -55,6 +55,9 @@ func (r *searchResult) Empty() string {
 	return r.summary()
 }
 
+// Summary implements Summarizer.
+func (r *searchResult) Summary() string { return r.summary() }
+
 // WriteText is a row for each hit, the notes, and what was searched.
 func (r *searchResult) WriteText(t *Text) {
 	if r.onlyCount {
@@ -69,6 +72,7 @@ func (r *searchResult) WriteText(t *Text) {
 		width = len(fmt.Sprintf("%#x", r.scan.Hits.At(n-1).Address))
 	}
 	titles, titleWidth := r.titles()
+	preview := previewFor(t.Screen().Columns, titleWidth, width)
 	for i, h := range r.scan.Hits.All() {
 		if i == r.shown {
 			t.Printf(Plain, "%s more not shown\n", count(r.scan.Hits.Len()-i, "hit"))
@@ -78,7 +82,8 @@ func (r *searchResult) WriteText(t *Text) {
 			return
 		}
 		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-*s", titleWidth, titles[h.Mapping])
-		t.Printf(Plain, " %#-*x  %-*s  %s", width, h.Address, 3*search.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
+		shown := h.Preview[:min(len(h.Preview), preview)]
+		t.Printf(Plain, " %#-*x  %-*s  %s", width, h.Address, hexWidth(preview), hexPreview(shown), textPreview(shown))
 		t.Print(Plain, r.mappedAt(h.Address)+"\n")
 	}
 	t.notes(r.notes)
@@ -130,6 +135,19 @@ func (r *searchResult) titles() (titles map[int]string, width int) {
 		}
 	}
 	return titles, width
+}
+
+// hexWidth is the columns that hexPreview takes for n bytes.
+func hexWidth(n int) int { return len(hexPreview(make([]byte, n))) }
+
+// previewFor is how many bytes of each hit a row has room for: all, or where the
+// screen is too narrow a power of two, and not less than 4.
+func previewFor(columns, title, address int) int {
+	n := search.PreviewSize
+	for columns > 0 && n > 4 && title+1+address+2+hexWidth(n)+2+n > columns {
+		n /= 2
+	}
+	return n
 }
 
 // hexPreview is bytes in hex, in two halves.

@@ -1,14 +1,17 @@
 package commands
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"unicode/utf8"
 
 	"dbgsh/vm"
 )
@@ -232,5 +235,53 @@ func TestWhatIsSought(t *testing.T) {
 	}
 	if _, err := run(t, s, "search -2 -- -1 [stack] -x9"); err != nil { // no flag's name
 		t.Error(err)
+	}
+}
+
+// TestNarrowScreen: a row fits a screen where that can be.
+func TestNarrowScreen(t *testing.T) {
+	s, d := newSession(t)
+	const path = "/usr/lib/x86_64-linux-gnu/a-rather-long-folder/ld-linux-x86-64.so.2"
+	d.m.Mappings[1].Name = path
+	copy(d.bytes[0x600000], "needle")
+	show := func(line string, screen Screen) []string {
+		t.Helper()
+		out, err := execute(s, line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		text := NewText(&b, nil).On(screen)
+		out.Result.WriteText(text)
+		if err := text.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+	}
+	for _, columns := range []int{80, 81, 90, 100, 140} {
+		for _, line := range []string{"search needle", "vmmap"} {
+			for _, row := range show(line, Screen{Columns: columns}) {
+				if n := utf8.RuneCountInString(row); n > columns && !strings.HasPrefix(row, "1 hit;") {
+					t.Errorf("%s on %d columns: %d in %q", line, columns, n, row)
+				}
+			}
+		}
+	}
+	has := func(rows []string, want string) bool {
+		return slices.ContainsFunc(rows, func(r string) bool { return strings.Contains(r, want) })
+	}
+	if rows := show("vmmap", Screen{Columns: 80}); !has(rows, "/usr...ux-x86-64.so.2") {
+		t.Errorf("%q", rows)
+	}
+	if rows := show("vmmap", Screen{Columns: 100}); !has(rows, "/usr/lib/x86_64-l.../ld-linux-x86-64.so.2") {
+		t.Errorf("%q", rows)
+	}
+	for line, screen := range map[string]Screen{"vmmap": {}, "vmmap -v": {Columns: 80}} {
+		if rows := show(line, screen); !has(rows, path) {
+			t.Errorf("%s: %q", line, rows)
+		}
+	}
+	if rows := show("vmmap -A0 -B0 [stack]", Screen{ASCII: true}); rows[1][0] != '>' {
+		t.Errorf("%q", rows)
 	}
 }
