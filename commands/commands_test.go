@@ -37,7 +37,8 @@ type fakeDebuggee struct {
 	explored []vm.Mapping
 }
 
-func (d *fakeDebuggee) Forget() {}
+func (d *fakeDebuggee) Forget()              {}
+func (d *fakeDebuggee) Found(uint64, uint64) {}
 
 // Map is another one at each call, as of a debuggee that changes all the time.
 func (d *fakeDebuggee) Map(context.Context) (*vm.Map, error) {
@@ -548,7 +549,7 @@ func TestSearch(t *testing.T) {
 			t.Errorf("%s: got %#x, want %#x", c.line, got, c.want)
 		}
 	}
-	if got, err := run(t, s, "search flag{"); err != nil || got != "[heap]          0x600100  66 6c 61 67 7b 6f 6e 65  7d 00 51 5a 51 5a 51 5a  flag{one}.QZQZQZ\n1 hit; searched 152.0 KiB in 5 mappings\n" {
+	if got, err := run(t, s, "search flag{"); err != nil || got != "[heap]          0x600100  66 6c 61 67 7b 6f 6e 65  7d 00 51 5a 51 5a 51 5a  flag{one}.QZQZQZ\n1 hit; searched 152.0 KiB in 5 mappings for text \"flag{\"\n" {
 		t.Errorf("%v\n%s", err, got)
 	}
 	if got, err := run(t, s, "search flag{ | vmmap"); err != nil || strings.Count(got, "\n") != 2 || !strings.Contains(got, "[heap]") {
@@ -700,6 +701,7 @@ func TestJSON(t *testing.T) {
 	}
 	var h struct {
 		Hits             []struct{ Address, Mapping, Preview string }
+		Sought           string
 		Count            uint64
 		SearchedBytes    uint64                        `json:"searched_bytes"`
 		SearchedMappings int                           `json:"searched_mappings"`

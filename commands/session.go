@@ -18,6 +18,7 @@ type Session struct {
 	Machine  Machine
 	Status   Statuser
 	Help     Helper
+	Found    FoundKeeper
 	// Forget drops what is known of the debuggee, as a stop does.
 	Forget   func()
 	Registry *Registry
@@ -42,13 +43,14 @@ type Debuggee interface {
 	Machine
 	Statuser
 	Helper
+	FoundKeeper
 	Forget()
 }
 
 // NewSession is a session with d, in which nothing has been searched for yet.
 func NewSession(d Debuggee, r *Registry, settings *Settings) *Session {
 	return &Session{
-		Eval: d, Maps: vm.NewOverlay(d), Memory: d, Program: d, Explorer: d, Machine: d, Status: d, Help: d,
+		Eval: d, Maps: vm.NewOverlay(d), Memory: d, Program: d, Explorer: d, Machine: d, Status: d, Help: d, Found: d,
 		Forget: d.Forget, Registry: r, Settings: settings,
 	}
 }

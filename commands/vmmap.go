@@ -8,6 +8,7 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
@@ -31,9 +32,9 @@ func vmmap() Command {
 
 Several are joined by "or". --addr and --name force the second and the last
 reading. An expression is only looked at: one that would call, assign or write
-in the debuggee is refused. A REGION with blanks in it wants quotes. A mapping that has no name is
-shown as [anon_0xN], N being its start without the low 12 bits, and is found by
-that name with or without the 0x.
+in the debuggee is refused. A REGION with blanks in it wants quotes. A mapping
+that has no name is shown as [anon_0xN], N being its start without the low 12
+bits, and is found by that name with or without the 0x.
 
 Where a REGION is given, the mappings that match begin with a mark, each goes
 with its neighbours (see -A and -B), and a row that holds an address asked for
@@ -63,9 +64,11 @@ physical address instead of the CPU's own.`,
 			var filter vm.Filter
 			var tables target.TableOptions
 			var root string
+			var whole bool
 			o.flags(f, "x")
 			f.BoolVar(&tables.PTE, "pte", false, "of page tables: keep physical addresses, page sizes and flags apart")
 			f.StringVar(&root, "root", "", "walk the page tables at the physical address `PA`")
+			f.BoolVarP(&whole, "verbose", "v", false, "do not shorten paths to the width of the terminal")
 			f.IntVarP(&filter.After, "lines-after", "A", 1, "show `N` mappings after each match")
 			f.IntVarP(&filter.Before, "lines-before", "B", 1, "show `N` mappings before each match")
 			return func(ctx context.Context, s *Session, in Input) (Result, error) {
@@ -78,7 +81,7 @@ physical address instead of the CPU's own.`,
 				}
 				chosen.Before, chosen.After = filter.Before, filter.After
 				if !tables.PTE && root == "" {
-					return runVmmap(ctx, s, chosen, in.Pipe)
+					return runVmmap(ctx, s, chosen, whole, in.Pipe)
 				}
 				if in.Pipe != nil {
 					return nil, usagef("--pte and --root read page tables, so they go with the first stage only")
@@ -90,13 +93,15 @@ physical address instead of the CPU's own.`,
 				if err != nil {
 					return nil, err
 				}
-				return mapRows(m, chosen.Select(m), chosen), nil
+				res := mapRows(m, chosen.Select(m), chosen)
+				res.whole = whole
+				return res, nil
 			}
 		},
 	}
 }
 
-func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result, error) {
+func runVmmap(ctx context.Context, s *Session, f vm.Filter, whole bool, pipe Result) (Result, error) {
 	m, sel, err := choose(ctx, s, f, pipe)
 	if err != nil {
 		return nil, err
@@ -114,6 +119,7 @@ func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result
 		}
 	}
 	res := mapRows(m, sel, f)
+	res.whole = whole
 	if hint != "" {
 		res.notes = append(res.notes, hint)
 	}
@@ -126,8 +132,13 @@ func mapRows(m *vm.Map, sel vm.Selection, f vm.Filter) *mapResult {
 	if len(f.Regions) == 0 { // of a part of the map they would say the same each time
 		res.notes = append(res.notes, m.Rules...)
 	}
-	if len(sel.Rows) == 0 && len(m.Mappings) > 0 {
-		res.notes = append(res.notes, noneNote(m, f, "vmmap"))
+	switch {
+	case len(sel.Rows) > 0:
+	case len(m.Mappings) > 0:
+		res.none = noneNote(m, f, "vmmap")
+		res.notes = append(res.notes, res.none)
+	default:
+		res.none = "there are no mappings"
 	}
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))
@@ -168,10 +179,15 @@ func autoExplore(ctx context.Context, s *Session) (explored bool, hint string, e
 // mapResult is rows of a memory map.
 type mapResult struct {
 	of     *vm.Map // what the rows are of
+	none   string  // why there are no rows, "" where there are some
 	rows   []vm.Row
 	marked bool // the rows that match are to be told from their neighbours
+	whole  bool // paths are not shortened, however narrow the screen
 	notes  []string
 }
+
+// Empty implements emptier.
+func (r *mapResult) Empty() string { return r.none }
 
 // Selected is the mappings that matched.
 func (r *mapResult) Selected() *vm.Map {
@@ -212,6 +228,32 @@ func legend() []struct {
 // mark stands before a row that matches.
 const mark = "►"
 
+// asciiMark is mark where only ASCII is sure to show.
+const asciiMark = ">"
+
+// shorten cuts the path at b[from:to] in the middle, so that b has room columns.
+// The file's name is kept where that can be, else its end; b stays as it is where
+// hardly anything of the path would be left.
+func shorten(b []byte, from, to, room int) []byte {
+	const gap, least, begin = "...", 12, 4
+	path := []rune(string(b[from:to]))
+	left := room - (utf8.RuneCount(b) - len(path)) // columns for the path
+	if left >= len(path) || left < least {
+		return b
+	}
+	name := len(path) - 1
+	for name > 0 && path[name] != '/' {
+		name--
+	}
+	head := left - len(gap) - (len(path) - name)
+	if head < 1 {
+		head = begin
+	}
+	tail := left - len(gap) - head
+	short := string(path[:head]) + gap + string(path[len(path)-tail:])
+	return slices.Replace(b, from, to, []byte(short)...)
+}
+
 // WriteText shows the rows as a table, then the notes.
 func (r *mapResult) WriteText(t *Text) {
 	if len(r.rows) > 0 {
@@ -249,6 +291,10 @@ func (r *mapResult) writeTable(t *Text) {
 		}
 	}
 	t.Printf(Title, "%s%*s %*s Perm %*s %*s File\n", indent, width, "Start", width, "End", sizeWidth, "Size", offsetWidth, "Offset")
+	mark := []byte(mark)
+	if t.Screen().ASCII {
+		mark = []byte(asciiMark)
+	}
 	// Maps can have tens of thousands of rows: no fmt, and nothing allocated for one.
 	var b []byte
 	for i := range r.rows {
@@ -263,7 +309,10 @@ func (r *mapResult) writeTable(t *Text) {
 		b = row.Perm.Append(append(b, ' '))
 		b = appendHex(append(b, ' '), "", row.Size, sizeWidth)
 		b = appendHex(append(b, ' '), "", row.Offset, offsetWidth)
-		b = row.AppendTitle(append(b, ' '))
+		b = append(b, ' ')
+		name := len(b)
+		b = row.AppendTitle(b)
+		title := len(b)
 		if remark := row.Paged.Remark(); remark != "" {
 			b = append(append(append(b, " ("...), remark...), ')')
 		}
@@ -275,9 +324,12 @@ func (r *mapResult) writeTable(t *Text) {
 		for _, a := range row.Addrs {
 			b = fmt.Appendf(b, " +%#x", a-row.Start)
 		}
+		if room := t.Screen().Columns; room > 0 && !r.whole && len(b) > room && row.Name != "" && row.Name[0] == '/' {
+			b = shorten(b, name, title, room)
+		}
 		b = append(b, '\n')
 		if r.marked && row.Match {
-			b = slices.Replace(b, 0, 1, []byte(mark)...)
+			b = slices.Replace(b, 0, 1, mark...)
 		}
 		if t.Coloured() {
 			t.Print(styleOf(row.Mapping), string(b))

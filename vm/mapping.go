@@ -186,6 +186,17 @@ func (m Mapping) Anonymous() bool {
 	return m.Name == "" || strings.HasPrefix(m.Name, "[")
 }
 
+// KernelsOwn reports whether the mapping is one of those through which Linux shows
+// a process memory of its own that other processes may not read: the timekeeping
+// data behind the vDSO, and the page of old system calls (vdso(7)).
+func (m Mapping) KernelsOwn() bool {
+	switch m.Name {
+	case "[vvar]", "[vvar_vclock]", "[vsyscall]":
+		return true
+	}
+	return false
+}
+
 // Title is the name to show: the mapping's own, escaped so that it cannot
 // drive a terminal, or for a mapping without one [anon_0xN] or, from page
 // tables, [pt_0xN], N being its start above the low 12 bits.

@@ -135,6 +135,7 @@ func (g *GDB) Console(ctx context.Context, line string, out io.Writer) error {
 		}
 	default:
 	}
+	g.tellFound(ctx)
 	// What the inferior wrote before GDB wrote something is shown before it.
 	ran := false
 	catchUp := func() { ran = g.drain(ctx) || ran }

@@ -43,6 +43,7 @@ type GDB struct {
 	mu      sync.Mutex
 	client  *mi.Client // nil before Start and after Close
 	program string     // the program that a new GDB is given
+	found   *found     // what a search found that GDB has not been told, nil for nothing
 	running bool
 	partly  bool          // a thread has stopped while others may run (non-stop mode)
 	turned  chan struct{} // closed when running next changes
