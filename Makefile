@@ -41,7 +41,7 @@ bench-search:
 	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh
 
 bench-kernel:
-	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 1x ./target
+	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 1x ./target/qemusys
 	@$(GO) test -run '^$$' -bench 'WalkLinear/1TiB' -benchtime 5x ./pt
 
 docs:

@@ -97,13 +97,18 @@ physical address instead of the CPU's own.`,
 }
 
 func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result, error) {
-	hint, err := autoExplore(ctx, s, pipe)
-	if err != nil {
-		return nil, err
-	}
 	m, sel, err := choose(ctx, s, f, pipe)
 	if err != nil {
 		return nil, err
+	}
+	hint := ""
+	if pipe == nil && len(m.Mappings) == 0 {
+		if hint, err = autoExplore(ctx, s); err != nil {
+			return nil, err
+		}
+		if m, sel, err = choose(ctx, s, f, pipe); err != nil {
+			return nil, err
+		}
 	}
 	res := mapRows(m, sel, f)
 	if hint != "" {
@@ -129,14 +134,10 @@ func mapRows(m *vm.Map, sel vm.Selection, f vm.Filter) *mapResult {
 
 // autoExplore does what the setting auto-explore-pages asks for where the map is
 // empty: it explores what the registers point to, or says that one could.
-func autoExplore(ctx context.Context, s *Session, pipe Result) (hint string, err error) {
+func autoExplore(ctx context.Context, s *Session) (hint string, err error) {
 	how := s.Settings.Get("auto-explore-pages")
-	if pipe != nil || how == "no" {
+	if how == "no" {
 		return "", nil
-	}
-	m, err := s.Maps.Map(ctx)
-	if err != nil || len(m.Mappings) > 0 {
-		return "", nil // there is a map, or choose says why there is none
 	}
 	if how == "warn" {
 		return "vmmap_explore $sp would look around the stack pointer; set auto-explore-pages yes does so for all registers", nil

@@ -39,19 +39,20 @@ type source interface {
 type kind struct {
 	name    string // for people
 	explore bool   // what is mapped may have to be found out by reading
+	shared  bool   // others may change it, and GDB is not told
 	open    func(v *View) source
 }
 
 // kinds is the kinds of debuggees: a new one is a source and a line here.
 func kinds() []kind {
 	return []kind{
-		KindNone:       {"no process", false, openNone},
-		KindNative:     {"a process on this machine", false, openNative},
-		KindCore:       {"a core file", false, openCore},
-		KindGDBServer:  {"a process behind gdbserver", false, openServer},
-		KindQEMUUser:   {"a program in QEMU's user mode", true, openQEMUUser},
-		KindQEMUSystem: {"a machine in QEMU", true, openQEMUSystem},
-		KindStub:       {"a remote stub", true, openStub},
+		KindNone:       {"no process", false, false, openNone},
+		KindNative:     {"a process on this machine", false, false, openNative},
+		KindCore:       {"a core file", false, false, openCore},
+		KindGDBServer:  {"a process behind gdbserver", false, false, openServer},
+		KindQEMUUser:   {"a program in QEMU's user mode", true, false, openQEMUUser},
+		KindQEMUSystem: {"a machine in QEMU", true, true, openQEMUSystem},
+		KindStub:       {"a remote stub", true, false, openStub},
 	}
 }
 
