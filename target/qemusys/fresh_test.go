@@ -148,11 +148,12 @@ func TestMachineIsRunByOthers(t *testing.T) {
 	}
 }
 
-// configure writes a byte of the configuration of a PC's host bridge
-// (PCI Local Bus Specification, "Configuration Mechanism #1").
-func configure(t testing.TB, qemu *testkit.Emulator, register, value int) {
+// configure writes a byte of the configuration of a PC's PCI device (PCI Local Bus
+// Specification, "Configuration Mechanism #1"), whose number is that of the
+// device, 0 for the host bridge, and three bits for the function.
+func configure(t testing.TB, qemu *testkit.Emulator, device, register, value int) {
 	t.Helper()
-	qemu.Monitor(t, fmt.Sprintf("o /w 0xcf8 %#x", 0x80000000|register&^3))
+	qemu.Monitor(t, fmt.Sprintf("o /w 0xcf8 %#x", 0x80000000|device<<8|register&^3))
 	qemu.Monitor(t, fmt.Sprintf("o /b %#x %#x", 0xcfc+register&3, value))
 }
 
@@ -164,14 +165,14 @@ func TestMemoryBecomesROM(t *testing.T) {
 	d := connect(t, qemu.Addr, &wish)
 	for _, only := range []bool{false, true} {
 		d.throughStub(only)
-		configure(t, qemu, pam, ram)
+		configure(t, qemu, 0, pam, ram)
 		d.Lines("set $cr0=0x50033ULL", fmt.Sprintf("set $cr3=%#xULL", root), "set $cr4=0x10ULL")
 		for i, e := range []uint32{0x9000 | xP | xW, 0x400000 | xP | xW | xPS, 0xd9000 | xP | xU} {
 			d.Lines(fmt.Sprintf("set {unsigned int}%#x=%#x", root+4*i, e))
 		}
 		d.Lines(fmt.Sprintf("set {unsigned int}%#x=%#x", 0xd9000, 0x5000|xP|xU), "set $cr0=0x80050033ULL")
 		for round, kind := range []int{ram, rom, ram, rom} {
-			configure(t, qemu, pam, kind)
+			configure(t, qemu, 0, pam, kind)
 			oracle, _, err := ParseMonitorMem(qemu.Monitor(t, "info mem"))
 			if err != nil {
 				t.Fatal(err)

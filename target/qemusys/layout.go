@@ -95,6 +95,7 @@ type layout struct {
 	mu      sync.Mutex
 	hosts   map[blockKey]hostBlock // as asked for last
 	strange bool                   // memory was met that the process does not have
+	smm     map[int][]vm.Range     // see otherInSMM, by CPU
 }
 
 // blockKey is a block of memory by its first physical address and its name, or
@@ -112,7 +113,7 @@ type hostBlock struct {
 
 // layOut asks anew where memory is.
 func (m *Machine) layOut(ctx context.Context) error {
-	l := &layout{hosts: map[blockKey]hostBlock{}}
+	l := &layout{hosts: map[blockKey]hostBlock{}, smm: map[int][]vm.Range{}}
 	if m.why == "" {
 		text, err := os.ReadFile(proc.Path(m.peer.PID, "maps"))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && len(text) == 0 {
@@ -163,14 +164,27 @@ func (m *Machine) layout() *layout {
 	return m.lay
 }
 
-// view is the memory in an address space of a CPU, nil where it is not known;
-// "memory" is the system's (QEMU's softmmu/memory.c).
+// cpuSpace is the name of the address space that a CPU sees (QEMU's
+// softmmu/physmem.c, cpu_address_space_init).
+func cpuSpace(cpu int) string { return fmt.Sprintf("cpu-memory-%d", cpu) }
+
+// view is the memory in an address space of a CPU, or where that is not known the
+// system's, whose space is "memory" (QEMU's softmmu/memory.c); nil where that is
+// not known either.
 func (l *layout) view(space string) []MemoryBlock {
-	for _, name := range []string{space, "cpu-memory-0", "memory"} {
-		for _, v := range l.views {
-			if slices.Contains(v.Spaces, name) {
-				return v.Blocks
-			}
+	for _, name := range []string{space, cpuSpace(0), "memory"} {
+		if blocks := l.space(name); blocks != nil {
+			return blocks
+		}
+	}
+	return nil
+}
+
+// space is the memory in an address space, nil where none is known.
+func (l *layout) space(name string) []MemoryBlock {
+	for _, v := range l.views {
+		if slices.Contains(v.Spaces, name) {
+			return v.Blocks
 		}
 	}
 	return nil
@@ -181,7 +195,7 @@ func (l *layout) view(space string) []MemoryBlock {
 func (l *layout) hiddenNote(cpu int) []string {
 	name := fmt.Sprintf("cpu-secure-memory-%d", cpu)
 	for _, v := range l.views {
-		if slices.Contains(v.Spaces, name) && !slices.Equal(v.Blocks, l.view(fmt.Sprintf("cpu-memory-%d", cpu))) {
+		if slices.Contains(v.Spaces, name) && !slices.Equal(v.Blocks, l.view(cpuSpace(cpu))) {
 			return []string{"memory that only the secure state sees is not shown"}
 		}
 	}
@@ -213,7 +227,10 @@ type asker func(ctx context.Context, line string) (string, error)
 // physView is the physical memory that a CPU sees, in one look.
 type physView struct {
 	*layout
+	look   *look
 	blocks []MemoryBlock // nil where the layout is not known
+	plain  []MemoryBlock // in system management mode: what the system sees
+	other  []vm.Range    // else: where that mode would see other memory
 	ask    asker
 	fresh  bool     // the layout was asked for in this look
 	shadow vm.Range // memory that a guest lays out otherwise at will
@@ -230,9 +247,14 @@ func x86Shadow() vm.Range { return vm.Range{Start: 0xa0000, Size: 0x60000} }
 // see is the memory that the CPU sees.
 func (l *look) see(ask asker) *physView {
 	lay := l.m.layout()
-	v := &physView{layout: lay, blocks: lay.view(l.c.space()), ask: ask, fresh: l.fresh, has: map[blockKey]hostBlock{}}
+	v := &physView{layout: lay, look: l, blocks: lay.view(l.c.space()), ask: ask, fresh: l.fresh, has: map[blockKey]hostBlock{}}
 	if l.m.arch == archX86 {
 		v.shadow = x86Shadow()
+	}
+	if l.c.smm {
+		v.plain = lay.view(cpuSpace(l.c.index))
+	} else {
+		v.other = lay.otherInSMM(l.c.index)
 	}
 	return v
 }
@@ -244,11 +266,23 @@ const guestPage = 4096
 // block is the block of memory that holds pa. Where the layout is not known it
 // is a page, of which only host can tell whether it is memory.
 func (v *physView) block(pa uint64) (b MemoryBlock, ok bool) {
+	v.look.meet(pa, v.other)
 	page := vm.Range{Start: pa &^ (guestPage - 1), Size: guestPage}
 	if v.blocks == nil {
 		return MemoryBlock{Range: page}, true
 	}
-	i, ok := slices.BinarySearchFunc(v.blocks, pa, func(b MemoryBlock, a uint64) int {
+	if b, ok = blockAt(v.blocks, pa); !ok {
+		return b, false
+	}
+	if !v.fresh && v.shadow.Contains(pa) && page.Start >= b.Start && page.Last() <= b.Last() {
+		b.Range, b.Offset = page, b.Offset+(page.Start-b.Start) // each page may have become another
+	}
+	return b, true
+}
+
+// blockAt is the block among sorted ones that holds pa.
+func blockAt(blocks []MemoryBlock, pa uint64) (b MemoryBlock, ok bool) {
+	i, ok := slices.BinarySearchFunc(blocks, pa, func(b MemoryBlock, a uint64) int {
 		switch {
 		case b.Last() < a:
 			return -1
@@ -260,11 +294,7 @@ func (v *physView) block(pa uint64) (b MemoryBlock, ok bool) {
 	if !ok {
 		return b, false
 	}
-	b = v.blocks[i]
-	if !v.fresh && v.shadow.Contains(pa) && page.Start >= b.Start && page.Last() <= b.Last() {
-		b.Range, b.Offset = page, b.Offset+(page.Start-b.Start) // each page may have become another
-	}
-	return b, true
+	return blocks[i], true
 }
 
 // errMoved says that the machine's memory is laid out otherwise by now.
@@ -281,13 +311,22 @@ func (v *physView) host(ctx context.Context, b MemoryBlock) (hostBlock, error) {
 	if known {
 		return host, nil
 	}
-	text, err := v.ask(ctx, fmt.Sprintf("monitor gpa2hva %#x", b.Start))
-	if err != nil {
+	// The monitor answers for the system's view, which may not be the CPU's.
+	at := func(asked MemoryBlock) error {
+		text, err := v.ask(ctx, fmt.Sprintf("monitor gpa2hva %#x", asked.Start))
+		if name, addr, ok := HostAddress(text, asked.Start); err == nil && ok && (name == b.Name || b.Name == "") {
+			addr += b.Offset - asked.Offset
+			host = hostBlock{addr, l.holds(vm.Range{Start: addr, Size: b.Size})}
+		}
+		return err
+	}
+	if err := at(b); err != nil {
 		return host, err
 	}
-	// The monitor answers for the system's view, which may not be the CPU's.
-	if name, addr, ok := HostAddress(text, b.Start); ok && (name == b.Name || b.Name == "") {
-		host = hostBlock{addr, l.holds(vm.Range{Start: addr, Size: b.Size})}
+	if system, ok := elsewhere(v.plain, b); ok && host.addr == 0 {
+		if err := at(system); err != nil {
+			return host, err
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

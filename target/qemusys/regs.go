@@ -48,21 +48,21 @@ func (m *Machine) has(name string) bool { return slices.Contains(m.registers, na
 
 // cpu is the selected CPU of a machine.
 type cpu struct {
-	index int  // QEMU's cpu_index, 0 where all CPUs see the same memory
-	smm   bool // it is in system management mode, which sees other memory
-	pc    uint64
-	mmu   pt.MMU
-	root  uint64 // the register of the CPU's own (lower) root table
-	notes []string
+	number int  // QEMU's cpu_index
+	index  int  // the same, but 0 where all CPUs see the same memory
+	smm    bool // it is in system management mode, which sees other memory
+	pc     uint64
+	mmu    pt.MMU
+	root   uint64 // the register of the CPU's own (lower) root table
+	notes  []string
 }
 
-// space is the name of the address space that the CPU sees (QEMU's
-// softmmu/physmem.c, cpu_address_space_init, and target/i386).
+// space is the name of the address space that the CPU sees.
 func (c *cpu) space() string {
 	if c.smm {
-		return fmt.Sprintf("cpu-smm-%d", c.index)
+		return smmSpace(c.index)
 	}
-	return fmt.Sprintf("cpu-memory-%d", c.index)
+	return cpuSpace(c.index)
 }
 
 // cpuIndex is QEMU's cpu_index of the CPU that the selected thread stands for:
@@ -76,9 +76,9 @@ func (s *Source) cpuIndex() int {
 
 // cpu reads the registers of the selected thread, which stands for a CPU.
 func (s *Source) cpu(ctx context.Context, m *Machine, root *uint64) (*cpu, error) {
-	c := &cpu{}
+	c := &cpu{number: s.cpuIndex()}
 	if !m.layout().uniform() {
-		c.index = s.cpuIndex()
+		c.index = c.number
 	}
 	set, err := m.set()
 	if err != nil {

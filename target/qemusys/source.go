@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"dbgsh/pt"
 	"dbgsh/target/gdb"
@@ -52,10 +53,11 @@ func New(cfg Config) *Source { return &Source{cfg} }
 
 // look is one look at the machine.
 type look struct {
-	m     *Machine
-	c     *cpu
-	fresh bool // the layout was asked for in this look
-	asked bool // it is known whether the CPU is in system management mode
+	m       *Machine
+	c       *cpu
+	fresh   bool        // the layout was asked for in this look
+	smm     bool        // whether the CPU is in system management mode has been asked
+	special atomic.Bool // memory was met that a CPU sees otherwise in that mode
 }
 
 // look begins a look, at the tables of another root where root is not nil; anew
@@ -186,18 +188,25 @@ func (s *Source) walk(ctx context.Context, o TableOptions, anew bool) (l *look, 
 
 // until runs f on the physical memory that the CPU sees, as withPhys does, and
 // again where f has not found all that it should, since the machine's memory may
-// be laid out otherwise by now, or the CPU may see another than was thought.
+// be laid out otherwise by now, or where the CPU turns out to see another.
 func (l *look) until(ctx context.Context, f func(pt.Phys) (whole bool, err error)) error {
 	for {
 		whole := false
 		err := l.withPhys(ctx, func(mem pt.Phys) (err error) {
+			l.meetCode(mem)
 			whole, err = f(mem)
 			return err
 		})
-		if off := errors.Is(err, pt.ErrPagingOff); whole || err != nil && !off {
+		off := errors.Is(err, pt.ErrPagingOff)
+		if err != nil && !off {
 			return err
 		}
-		if l.fresh {
+		if managed, err := l.inSMM(ctx, !whole); err != nil {
+			return err
+		} else if managed {
+			continue
+		}
+		if whole || l.fresh {
 			return err
 		}
 		if err := l.layOut(ctx); err != nil {

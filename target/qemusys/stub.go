@@ -161,6 +161,8 @@ func (s *stubPhys) fetch() error {
 			return errors.Join(context.Cause(s.ctx), err)
 		case err == nil && n < guestPage:
 			err = notRAM(pa + n)
+		case err == nil && s.hidden(pa):
+			err = &hiddenError{pa}
 		}
 		if err != nil {
 			s.bad[pa] = err
@@ -198,6 +200,16 @@ func (s *stubPhys) fetch() error {
 		s.batch = int(min(physBatch, max(1, physTime/max(1, took))))
 	}
 	return nil
+}
+
+// hidden reports whether the page at pa is memory that the system does not see.
+func (s *stubPhys) hidden(pa uint64) bool {
+	if s.plain == nil {
+		return false
+	}
+	own, _ := blockAt(s.blocks, pa)
+	system, ok := blockAt(s.plain, pa)
+	return !ok || system.Name != own.Name
 }
 
 // readBatch reads pages with one command; ok is false where GDB will not. The
