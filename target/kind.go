@@ -43,19 +43,20 @@ type describer interface {
 type kind struct {
 	name    string // for people
 	explore error  // why memory is not to be found out by reading, nil where it may be
+	shared  bool   // others may change it, and GDB is not told
 	open    func(v *View) source
 }
 
 // kinds is the kinds of debuggees: a new one is a source and a line here.
 func kinds() []kind {
 	return []kind{
-		KindNone:       {"no process", vm.ErrNoProcess, openNone},
-		KindNative:     {"a process on this machine", ErrMapKnown, openNative},
-		KindCore:       {"a core file", ErrMapKnown, openCore},
-		KindGDBServer:  {"a process behind gdbserver", ErrMapKnown, openServer},
-		KindQEMUUser:   {"a program in QEMU's user mode", nil, openQEMUUser},
-		KindQEMUSystem: {"a machine in QEMU", nil, openQEMUSystem},
-		KindStub:       {"a remote stub", nil, openStub},
+		KindNone:       {"no process", vm.ErrNoProcess, false, openNone},
+		KindNative:     {"a process on this machine", ErrMapKnown, false, openNative},
+		KindCore:       {"a core file", ErrMapKnown, false, openCore},
+		KindGDBServer:  {"a process behind gdbserver", ErrMapKnown, false, openServer},
+		KindQEMUUser:   {"a program in QEMU's user mode", nil, false, openQEMUUser},
+		KindQEMUSystem: {"a machine in QEMU", nil, true, openQEMUSystem},
+		KindStub:       {"a remote stub", nil, false, openStub},
 	}
 }
 

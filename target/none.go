@@ -15,7 +15,7 @@ type none struct{ v *View }
 
 func openNone(v *View) source { return none{v} }
 
-func (none) Map(context.Context) (*vm.Map, error) { return nil, vm.ErrNoProcess }
+func (n none) Map(context.Context) (*vm.Map, error) { return nil, n.v.t.noProcess() }
 
 // Memory is what the program's file has, else what GDB can read.
 func (n none) Memory(context.Context) (vm.Memory, error) {

@@ -98,6 +98,14 @@ func (t *Target) look(ctx context.Context, stamp gdb.Stamp) (*View, error) {
 	return v, nil
 }
 
+// noProcess says that there is no process, or why there is none any more.
+func (t *Target) noProcess() error {
+	if err := t.Lost(); err != nil {
+		return err
+	}
+	return vm.ErrNoProcess
+}
+
 // Forget drops what is known of the debuggee, as a stop does.
 func (t *Target) Forget() { t.Changed() }
 
@@ -196,7 +204,10 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 	if err != nil {
 		return m, false, err
 	}
-	if err := kinds()[v.Kind].explore; err != nil {
+	switch err := kinds()[v.Kind].explore; {
+	case errors.Is(err, vm.ErrNoProcess):
+		return m, false, t.noProcess()
+	case err != nil:
 		return m, false, err
 	}
 	ptr, _, err := v.Arch(ctx)
@@ -223,6 +234,8 @@ type machine interface {
 	PageTables(ctx context.Context, o qemusys.TableOptions) (*vm.Map, error)
 	PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error)
 	Physical(ctx context.Context) (*qemusys.Physical, error)
+	// Refresh has GDB read registers anew with which it is asked next.
+	Refresh(ctx context.Context) error
 }
 
 // PageTables is the map that the page tables of the selected CPU of a machine in

@@ -3,6 +3,7 @@ package testkit
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -131,6 +132,20 @@ func GDBServer(t testing.TB, args ...string) (addr string, server *Program) {
 // its first instruction.
 func QEMU(t testing.TB, qemu, addr string, args ...string) string {
 	t.Helper()
+	return StartQEMU(t, qemu, addr, args...).Addr
+}
+
+// Emulator is a QEMU that runs.
+type Emulator struct {
+	*Program
+	Addr string // where it waits for GDB
+
+	answers chan string // lines of QMP's that answer a command
+}
+
+// StartQEMU starts a machine as QEMU does.
+func StartQEMU(t testing.TB, qemu, addr string, args ...string) *Emulator {
+	t.Helper()
 	Need(t, qemu)
 	cmd := exec.Command(qemu)
 	var said Buffer
@@ -161,20 +176,59 @@ func QEMU(t testing.TB, qemu, addr string, args ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, cmd)
+	e := &Emulator{Program: start(t, cmd), Addr: addr, answers: make(chan string, 1)}
 	t.Cleanup(func() {
 		if t.Failed() && said.String() != "" {
 			t.Logf("%s: %s", qemu, said.String())
 		}
 	})
+	go func() {
+		defer close(e.answers)
+		for lines := bufio.NewReader(out); ; {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				return
+			}
+			if strings.HasPrefix(line, `{"return"`) || strings.HasPrefix(line, `{"error"`) { // else an event
+				e.answers <- line
+			}
+		}
+	}()
 	// The answer comes from the main loop, which serves GDB, too.
-	_, _ = io.WriteString(p.Stdin, `{"execute": "qmp_capabilities"}`+"\n") // where QEMU has ended, nothing is read
-	lines := bufio.NewReader(out)
-	if err := await(lines, cmd, func(line string) bool { return strings.HasPrefix(line, `{"return"`) }); err != nil {
-		t.Fatalf("%s: %v", qemu, err)
+	e.QMP(t, `{"execute": "qmp_capabilities"}`)
+	return e
+}
+
+// QMP has QEMU execute a command of its machine protocol, and returns the line
+// that answers it.
+func (e *Emulator) QMP(t testing.TB, command string) string {
+	t.Helper()
+	_, _ = io.WriteString(e.Stdin, command+"\n") // where QEMU has ended, nothing answers
+	select {
+	case line, ok := <-e.answers:
+		if ok && strings.HasPrefix(line, `{"return"`) {
+			return line
+		}
+		t.Fatalf("%s: %s: %q", e.Path, command, line)
+	case <-time.After(Patience):
+		t.Fatalf("%s: %s: no answer", e.Path, command)
 	}
-	go func() { _, _ = io.Copy(io.Discard, lines) }() // events
-	return addr
+	return ""
+}
+
+// Monitor has QEMU's monitor execute a line, and returns what it prints.
+func (e *Emulator) Monitor(t testing.TB, line string) string {
+	t.Helper()
+	quoted, err := json.Marshal(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer struct{ Return string }
+	said := e.QMP(t, fmt.Sprintf(`{"execute": "human-monitor-command", "arguments": {"command-line": %s}}`, quoted))
+	if err := json.Unmarshal([]byte(said), &answer); err != nil {
+		t.Fatalf("%q: %v", said, err)
+	}
+	return answer.Return
 }
 
 // State is the state letter of a process (proc_pid_stat(5)), "" where there is

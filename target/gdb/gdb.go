@@ -48,6 +48,9 @@ type GDB struct {
 	partly  bool          // a thread has stopped while others may run (non-stop mode)
 	turned  chan struct{} // closed when running next changes
 	ran     bool          // the inferior has run since its output was last drained
+	asked   bool          // a question is under way, see Turn.question
+	ended   bool          // the debuggee has ended since it began
+	lost    *LostError    // see Lost
 }
 
 // Stamp tells one state of the debuggee from another.
@@ -174,6 +177,11 @@ func (g *GDB) event(e mi.Event) {
 	case "thread-group-started", "thread-group-exited":
 		if g.cfg.NoInput && e.Class == "thread-group-started" {
 			g.tty.noInput()
+		}
+		if e.Class == "thread-group-exited" {
+			g.mu.Lock()
+			g.ended = g.asked && !g.running && !g.partly // else it may have exited by itself
+			g.mu.Unlock()
 		}
 		g.gone()
 	case "memory-changed", "thread-selected", "library-loaded", "library-unloaded":

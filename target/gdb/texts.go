@@ -155,3 +155,40 @@ func (g *GDB) Arch(ctx context.Context) (ptr int, bigEndian bool, err error) {
 	}
 	return ptr, strings.Contains(texts[1], "big endian"), nil
 }
+
+// flushes has GDB forget the registers that it has read: since GDB 11, and before
+// (gdb/NEWS, "maint flush register-cache").
+var flushes = [...]string{"maint flush register-cache", "flushregs"}
+
+// Refresh has GDB read the debuggee's registers anew, which it keeps until it
+// hears of a change: whoever else stops and runs the debuggee, or resets it, does
+// not tell. Nothing is read yet, and the selected frame stays so. It returns that
+// frame's pc as GDB had it; ok is false where there is none.
+func (g *GDB) Refresh(ctx context.Context) (pc uint64, ok bool, err error) {
+	turn, err := g.Turn(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	defer turn.Release()
+	var said *Error
+	frame, err := turn.send(ctx, "stack-info-frame")
+	if err != nil && !errors.As(err, &said) {
+		return 0, false, err
+	}
+	pc, ok = frame.Tuple("frame").Uint("addr")
+	for _, flush := range flushes {
+		if _, err = turn.Query(ctx, flush); !errors.As(err, &said) {
+			break
+		}
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	// The flush drops the choice of a frame, and this tells nobody of a change.
+	if level := frame.Tuple("frame").Str("level"); level != "" && level != "0" {
+		if _, err := turn.send(ctx, "stack-select-frame", level); err != nil && !errors.As(err, &said) {
+			return 0, false, err
+		}
+	}
+	return pc, ok, nil
+}

@@ -214,7 +214,7 @@ func TestPhysicalModeOnASlowLine(t *testing.T) {
 	ctx, cancel := context.WithTimeout(d.Ctx, 2*time.Second)
 	defer cancel()
 	batches := 0
-	err := m.inPhysicalMode(ctx, 0, func(s *stubPhys) error {
+	err := (&look{m: m, c: &cpu{}}).inPhysicalMode(ctx, func(s *stubPhys) error {
 		return s.rounds(func(mem pt.Phys) error {
 			batches++
 			_, err := pt.Walk(ctx, mem, pt.X86{CR0: 1 << 31, CR3: 0x100000, CR4: 0x20, EFER: 0xd00}, pt.Options{})
@@ -257,10 +257,10 @@ func TestPhysicalModeLeftOn(t *testing.T) {
 // The mode is set back when the user gives up in the middle, and after an error.
 func TestPhysicalModeEnds(t *testing.T) {
 	d, _ := tablesAt(t, "")
-	m := d.machine()
+	l := &look{m: d.machine(), c: &cpu{}}
 	for reads := range 12 {
 		ctx, cancel := context.WithCancel(d.Ctx)
-		err := m.inPhysicalMode(ctx, 0, func(s *stubPhys) error {
+		err := l.inPhysicalMode(ctx, func(s *stubPhys) error {
 			var res *pt.Result
 			mem := &countdown{nil, reads, cancel}
 			err := s.rounds(func(phys pt.Phys) (err error) {
@@ -282,7 +282,7 @@ func TestPhysicalModeEnds(t *testing.T) {
 		}
 	}
 	broken := errors.New("broken")
-	if err := m.inPhysicalMode(d.Ctx, 0, func(*stubPhys) error { return broken }); !errors.Is(err, broken) {
+	if err := l.inPhysicalMode(d.Ctx, func(*stubPhys) error { return broken }); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 	// Ctrl-C at any time.

@@ -86,11 +86,11 @@ func (d *debuggee) look() *Source {
 // machine is what is kept of the machine.
 func (d *debuggee) machine() *Machine {
 	d.T.Helper()
-	m, err := d.look().machine(d.Ctx)
+	l, err := d.look().look(d.Ctx, nil, false)
 	if err != nil {
 		d.T.Fatal(err)
 	}
-	return m
+	return l.m
 }
 
 func (d *debuggee) Map(ctx context.Context) (*vm.Map, error)        { return d.look().Map(ctx) }
