@@ -186,6 +186,11 @@ func (m Mapping) Anonymous() bool {
 	return m.Name == "" || strings.HasPrefix(m.Name, "[")
 }
 
+// Sparse reports whether a reader that is Sparse is to be asked what of the
+// mapping can hold anything but zeros: private anonymous memory, and memory that
+// a core keeps.
+func (m Mapping) Sparse() bool { return m.Kept.Known || m.Anonymous() }
+
 // Title is the name to show: the mapping's own, escaped so that it cannot
 // drive a terminal, or for a mapping without one [anon_0xN] or, from page
 // tables, [pt_0xN], N being its start above the low 12 bits.

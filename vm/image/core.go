@@ -162,6 +162,7 @@ func (c *Core) Close() error {
 // the permissions and the bytes of each.
 func (c *Core) segments() {
 	var broken, overlapping int
+	c.Mappings = make([]CoreMapping, 0, len(c.Progs))
 	for _, p := range c.Progs {
 		if p.Type != elf.PT_LOAD || p.Memsz == 0 {
 			continue

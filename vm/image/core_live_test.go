@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -76,17 +75,16 @@ func buildC(t *testing.T, cc string, flags ...string) string {
 // live is a process that has said that it is ready.
 type live struct {
 	*testkit.Program
-	dir, exe string
+	exe string
 }
 
-// startLive starts a program in dir with core files allowed, where they can be.
+// startLive starts a program in dir.
 func startLive(t *testing.T, dir string, env []string, exe string, args ...string) *live {
 	t.Helper()
-	cmd := exec.Command("sh", append([]string{"-c", `ulimit -c unlimited 2>/dev/null
-[ -z "$FILTER" ] || echo "$FILTER" > /proc/self/coredump_filter
+	cmd := exec.Command("sh", append([]string{"-c", `[ -z "$FILTER" ] || echo "$FILTER" > /proc/self/coredump_filter
 exec "$0" "$@"`, exe}, args...)...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
-	return &live{testkit.Start(t, cmd, func(line string) bool { return line == "ready" }), dir, exe}
+	return &live{testkit.Start(t, cmd, func(line string) bool { return line == "ready" }), exe}
 }
 
 func (p *live) proc(name string) string {
@@ -136,36 +134,6 @@ func (p *live) settle(t *testing.T, n int) {
 		}
 		return len(files) == n && len(calls) == 1 && !calls["running"]
 	})
-}
-
-// die ends the process with SIGABRT and is the path of the core that pattern
-// finds in its directory.
-func (p *live) die(t *testing.T, pattern string) string {
-	t.Helper()
-	if err := p.Process.Signal(syscall.SIGABRT); err != nil {
-		t.Fatal(err)
-	}
-	_ = p.Wait()
-	cores, _ := filepath.Glob(filepath.Join(p.dir, pattern))
-	if len(cores) == 0 {
-		testkit.Missing(t, "no core file: %v", p.ProcessState)
-	}
-	return cores[0]
-}
-
-// kernelPattern is what the kernel's core files match in the directory of the process.
-func kernelPattern(t *testing.T) string {
-	t.Helper()
-	b, err := os.ReadFile("/proc/sys/kernel/core_pattern")
-	if err != nil {
-		t.Skip(err)
-	}
-	pattern := strings.TrimSpace(string(b))
-	if pattern == "" || strings.ContainsAny(pattern, "|/@") {
-		testkit.Missing(t, "core_pattern %q puts core files elsewhere", pattern)
-	}
-	name, _, _ := strings.Cut(pattern, "%")
-	return name + "*"
 }
 
 // openCore opens a core file, cut to size bytes unless size is negative.
@@ -254,7 +222,7 @@ func checkMemory(t *testing.T, c *Core, want map[uint64][]byte) {
 
 // TestKernelCores compares cores with the maps of the processes before.
 func TestKernelCores(t *testing.T) {
-	pattern := kernelPattern(t)
+	pattern := testkit.CorePattern(t)
 	for _, v := range []struct {
 		name, filter string
 		flags        []string
@@ -285,7 +253,7 @@ func TestKernelCores(t *testing.T) {
 			want := coreLines(maps)
 			mem := memories(t, p, maps)
 			isMain := func(th CoreThread) bool { return th.ID == p.Process.Pid }
-			core := p.die(t, pattern)
+			core := p.Abort(t, pattern)
 			for _, percent := range []int64{100, 90, 50, 10, 1} {
 				info, err := os.Stat(core)
 				if err != nil {
@@ -357,7 +325,7 @@ func init() { go func() { b := []byte{0}; os.Stdin.Read(b); select {} }() }
 `
 
 func TestGoCore(t *testing.T) {
-	pattern := kernelPattern(t)
+	pattern := testkit.CorePattern(t)
 	testkit.Need(t, "go")
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "prog.go"), []byte(goProgram), 0o600); err != nil {
@@ -370,7 +338,7 @@ func TestGoCore(t *testing.T) {
 	}
 	p := startLive(t, dir, nil, filepath.Join(dir, "prog"))
 	maps := p.maps(t)
-	core := p.die(t, pattern)
+	core := p.Abort(t, pattern)
 	c := openCore(t, core, -1, CoreOptions{Open: openFile})
 	if diff := cmp.Diff(coreLines(maps), coreLines(c.plain(t))); diff != "" {
 		t.Error(diff)
@@ -384,11 +352,11 @@ func TestGoCore(t *testing.T) {
 
 // TestOtherExecutable replaces the program after the crash.
 func TestOtherExecutable(t *testing.T) {
-	pattern := kernelPattern(t)
+	pattern := testkit.CorePattern(t)
 	dir := t.TempDir()
 	p := startLive(t, dir, []string{"FILTER=0x33"}, buildC(t, "gcc"))
 	want := coreLines(p.maps(t))
-	core := p.die(t, pattern)
+	core := p.Abort(t, pattern)
 	if err := os.Rename(buildC(t, "gcc", "-O2"), p.exe); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"dbgsh/vm"
 )
@@ -26,7 +29,28 @@ type coreExtent struct {
 // coreExtents is a Reader over sorted and disjoint extents.
 type coreExtents []coreExtent
 
-// ReadMemory is Reader. A byte that no extent holds ends the read with ErrNotInCore.
+// from is the index of the first extent that ends at addr or behind it.
+func (es coreExtents) from(addr uint64) int {
+	i, _ := slices.BinarySearchFunc(es, addr, func(e coreExtent, a uint64) int {
+		if e.Size == 0 || e.Last() < a {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+// gap is what no extent holds from addr on, where extent i is the next one.
+func (es coreExtents) gap(i int, addr uint64) vm.Range {
+	last := ^uint64(0)
+	if i < len(es) {
+		last = es[i].Start - 1
+	}
+	return vm.Range{Start: addr, Size: max(last-addr+1, last-addr)} // of all 2^64 bytes, all but one
+}
+
+// ReadMemory is Reader. A byte that no extent holds ends the read with an
+// *vm.UnreadableError that wraps ErrNotInCore.
 func (es coreExtents) ReadMemory(ctx context.Context, p []byte, addr uint64) (n int, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -34,16 +58,13 @@ func (es coreExtents) ReadMemory(ctx context.Context, p []byte, addr uint64) (n 
 	if len(p) == 0 {
 		return 0, nil
 	}
-	i, _ := slices.BinarySearchFunc(es, addr, func(e coreExtent, a uint64) int {
-		if e.Size == 0 || e.Last() < a {
-			return -1
-		}
-		return 1
-	})
-	for ; n < len(p); i++ {
+	for i := es.from(addr); n < len(p); i++ {
 		at := addr + uint64(n)
-		if i >= len(es) || !es[i].Contains(at) || (n > 0 && at == 0) {
-			return n, fmt.Errorf("read %#x: %w", at, ErrNotInCore)
+		switch {
+		case n > 0 && at == 0:
+			return n, fmt.Errorf("read beyond 2^64: %w", ErrNotInCore)
+		case i >= len(es) || !es[i].Contains(at):
+			return n, &vm.UnreadableError{Range: es.gap(i, at), Err: ErrNotInCore}
 		}
 		e := &es[i]
 		skip := at - e.Start
@@ -63,10 +84,85 @@ func (es coreExtents) ReadMemory(ctx context.Context, p []byte, addr uint64) (n 
 	return n, nil
 }
 
+// populated is vm.Sparse's: what no extent holds is unreadable, and holes of the
+// files are zeros.
+func (es coreExtents) populated(ctx context.Context, r vm.Range, into []vm.Extent) (n int, known uint64, err error) {
+	if len(into) == 0 || r.Size == 0 || !r.Valid() {
+		return 0, 0, fmt.Errorf("what is in %v: nothing asked for", r)
+	}
+	for i := es.from(r.Start); known < r.Size && n < len(into); {
+		if err := ctx.Err(); err != nil {
+			return 0, 0, err
+		}
+		at, rest := r.Start+known, r.Size-known
+		if i >= len(es) || !es[i].Contains(at) {
+			gap := min(es.gap(i, at).Size, rest)
+			into[n] = vm.Extent{Range: vm.Range{Start: at, Size: gap}, Unreadable: true}
+			n, known = n+1, known+gap
+			continue
+		}
+		e := &es[i]
+		size := min(rest, e.Size-(at-e.Start))
+		zeros, data := size, uint64(0)
+		if e.r != nil {
+			zeros, data = dataAt(e.r, e.off+(at-e.Start), size)
+		}
+		if data > 0 {
+			into[n] = vm.Extent{Range: vm.Range{Start: at + zeros, Size: data}}
+			n++
+		}
+		if known += zeros + data; known < r.Size && !e.Contains(r.Start+known) {
+			i++
+		}
+	}
+	return n, known, nil
+}
+
+// minHole is what is read without asking for holes in it, in bytes: a search
+// reads as much at once.
+const minHole = 256 << 10
+
+// dataAt says how many of the size bytes at off are zeros that a file does not
+// keep, and how many bytes that it keeps follow; then more of both may follow.
+// A file that cannot tell keeps everything.
+func dataAt(r io.ReaderAt, off, size uint64) (zeros, data uint64) {
+	// The position that Seek moves is nobody's: all reading is by offset.
+	f, ok := r.(io.Seeker)
+	if !ok || size < minHole || off > math.MaxInt64 || size > math.MaxInt64-off {
+		return 0, size
+	}
+	// lseek(2): ENXIO says that there is no data before the end of the file, or
+	// that off is behind it.
+	start, err := f.Seek(int64(off), unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		if start, err = f.Seek(0, io.SeekEnd); err != nil || uint64(start) <= off {
+			return 0, size
+		}
+		return min(uint64(start)-off, size), 0
+	}
+	switch {
+	case err != nil || uint64(start) < off:
+		return 0, size
+	case uint64(start) >= off+size:
+		return size, 0
+	}
+	end, err := f.Seek(start, unix.SEEK_HOLE)
+	if err != nil || end <= start {
+		end = int64(off + size)
+	}
+	return uint64(start) - off, min(uint64(end), off+size) - uint64(start)
+}
+
 // ReadMemory is Reader, over the core file and the mapped files in use. What
 // they do not hold ends the read with an error that wraps ErrNotInCore.
 func (c *Core) ReadMemory(ctx context.Context, p []byte, addr uint64) (n int, err error) {
 	return c.mem.ReadMemory(ctx, p, addr)
+}
+
+// Populated implements vm.Sparse: what neither the core nor a mapped file in use
+// holds is unreadable, and what these files do not keep, being sparse, is zeros.
+func (c *Core) Populated(ctx context.Context, r vm.Range, into []vm.Extent) (n int, known uint64, err error) {
+	return c.mem.populated(ctx, r, into)
 }
 
 // ownExtents is what the core file itself holds.

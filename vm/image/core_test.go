@@ -352,8 +352,12 @@ func TestBrokenCoresSay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(strings.Join(c.Notes, "\n"), want) {
-			t.Errorf("%s: %q, not %q", name, c.Notes, want)
+		m, err := c.Map(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if about := m.About(); !strings.Contains(strings.Join(about, "\n"), want) {
+			t.Errorf("%s: %q, not %q", name, about, want)
 		}
 	}
 }

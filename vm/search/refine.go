@@ -307,7 +307,7 @@ func (w *window) read(ctx context.Context, b []byte, addr uint64) (n int, err er
 // readPiece fills b, all of which lies in the mapping, without making pages
 // exist that the debuggee has not touched.
 func (w *window) readPiece(ctx context.Context, m vm.Mapping, b []byte, addr uint64) (n int, err error) {
-	if w.sparse == nil || !m.Anonymous() {
+	if w.sparse == nil || !m.Sparse() {
 		return w.readMemory(ctx, m, b, addr)
 	}
 	var into [16]vm.Extent

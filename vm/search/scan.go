@@ -125,7 +125,7 @@ func (r *Result) UnreadMappings(ms []vm.Mapping) []UnreadMapping {
 // them. No address outside them is read.
 //
 // Reader r may also be Sparse, which is asked about mappings that are
-// Anonymous: what is not populated there is searched without being read. And it
+// Sparse: what is not populated there is searched without being read. And it
 // may be a MappingReader, a Prober, and a Finder, which is asked where the
 // matcher is one of NewBytes. The memory behind an Aliased one is searched once
 // for all addresses at which it stands, where that is less to read and neither
