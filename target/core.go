@@ -148,7 +148,7 @@ func fileNotes(files []image.CoreFileUse) []string {
 		}
 	}
 	if used > 0 {
-		notes = append(notes, fmt.Sprintf("what the core lacks of %d mapped files is read from them: their build-id is the same", used))
+		notes = append(notes, fmt.Sprintf("what the core lacks of %d mapped files is read from them: their build-id is the same, and so is what the core has of them", used))
 	}
 	if refused > 0 {
 		notes = append(notes, fmt.Sprintf("%d mapped files are not used; the first, %s: %v", refused, first.Path, first.Err))

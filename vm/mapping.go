@@ -87,9 +87,12 @@ type Mapping struct {
 	Offset uint64 // into the file behind it, in bytes
 	Inode  uint64 // of the file behind it; 0 for none or unknown
 	Name   string // raw bytes, as the source gave them; "" for none
-	Source Source
-	Kept   Kept
-	Paged  *Paged // what page tables say beside; nil for other sources
+	// Derived says that the source does not give Name, which is concluded from
+	// what else is known.
+	Derived bool
+	Source  Source
+	Kept    Kept
+	Paged   *Paged // what page tables say beside; nil for other sources
 }
 
 // Paged is what page tables say of a mapping beside its bounds. Its Perm is
