@@ -69,6 +69,12 @@ type Result struct {
 	Hits Hits
 	// Count is the number of hits.
 	Count uint64
+	// Longer is how many places have, or may have, a match that is longer than the
+	// matcher follows it, which for a regular expression is DefaultRegexpLen: they
+	// are no hits, or hits whose length is that of a shorter match. Of memory that
+	// stands at several addresses they are counted once, limit and alignment aside,
+	// and as if there were nothing around it.
+	Longer uint64
 	// SearchedBytes were looked at, with those known to be zero without reading.
 	SearchedBytes uint64
 	// SearchedMappings is how many mappings have at least one of those bytes.
