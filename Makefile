@@ -3,6 +3,7 @@
 # make test     installs what the tests need, then lint and every test
 # make fuzz     each fuzz target for FUZZTIME
 # make bench    the map and the start beside GDB's; make bench-search: the search;
+#               bench-core: cores beside the processes that they are of;
 #               bench-kernel: a machine's map beside QEMU's monitor
 # make docs     docs/commands.md, the flags in docs/usage.md, the rooms in
 #               docs/architecture.md and the pictures anew
@@ -13,7 +14,7 @@ FUZZTIME ?= 20s
 export GOFLAGS ?= -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: build demo test lint fuzz bench bench-search bench-kernel docs deps demo-deps clean
+.PHONY: build demo test lint fuzz bench bench-search bench-core bench-kernel docs deps demo-deps clean
 
 build:
 	$(GO) build -o bin/dbgsh ./cmd/dbgsh
@@ -40,6 +41,9 @@ bench:
 
 bench-search:
 	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh
+
+bench-core:
+	@$(GO) test -run '^$$' -bench 'Core' -benchtime 1x ./cmd/dbgsh
 
 bench-kernel:
 	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 1x ./target/qemusys

@@ -842,3 +842,26 @@ func FuzzExecute(f *testing.F) {
 		}
 	})
 }
+
+// A name that was concluded is told from one that was read.
+func TestDerivedNames(t *testing.T) {
+	s, d := newSession(t)
+	d.m.Mappings[1].Derived = true
+	want := `
+             Start                End Perm     Size Offset File
+          0x600000           0x601000 rw-p     1000      0 [heap] (derived)
+          0x601000           0x602000 rw-p     1000      0 [anon_0x601]
+    0x7ffffffde000     0x7ffffffff000 rw-p    21000      0 [stack]
+`[1:]
+	if got, err := run(t, s, "vmmap -w"); err != nil || got != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+	out, err := execute(s, "vmmap -w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(out.Result)
+	if err != nil || strings.Count(string(text), "derived") != 1 || !strings.Contains(string(text), `"name":"[heap]","name_derived":true`) {
+		t.Errorf("%s, %v", text, err)
+	}
+}

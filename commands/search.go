@@ -31,7 +31,8 @@ in the debuggee's byte order; a negative one wants -- before it, and LO..HI is a
 from LO to HI. In text \n \t \r \0 \\ and \xNN are understood. With -x VALUE is
 bytes in hex, where ?? or .. is any byte and ? any digit. --mask M compares only
 the bits that are set in M, an integer, or hex after -x. --regex reads VALUE as a
-regular expression over bytes, --icase takes upper and lower case as equal.
+regular expression over bytes, whose matches have up to 4096 bytes; where there
+may be a longer one, a note says so. --icase takes upper and lower case as equal.
 --into REGION takes no VALUE: it finds aligned pointers into what REGION selects.
 
 REGIONs, -e, -w and --perm choose mappings as for vmmap; of a range 0xA-0xB only
@@ -253,6 +254,10 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 		s.Found.Found(0, 0)
 	} else if !o.where.physical { // a line of GDB's takes virtual addresses
 		s.Found.Found(res.scan.Hits.At(n-1).Address, res.scan.Count)
+	}
+	if n := res.scan.Longer; n > 0 {
+		res.notes = append(res.notes, fmt.Sprintf("matches are followed for %d bytes; places where one may be longer, which is not found or is cut: %d", search.DefaultRegexpLen, n))
+		res.qualified = true
 	}
 	res.qualified = res.qualified || res.scan.Partial != nil || res.scan.SearchedBytes == 0 && !o.refines()
 	switch why := res.scan.Partial; {

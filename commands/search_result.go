@@ -281,6 +281,7 @@ type jsonHit struct {
 type jsonSearch struct {
 	Sought           string       `json:"sought,omitempty"` // what was looked for, in words
 	Count            uint64       `json:"count"`
+	LongerMatches    uint64       `json:"longer_matches,omitempty"` // places where a match may be too long to be found
 	SearchedBytes    uint64       `json:"searched_bytes"`
 	SearchedMappings int          `json:"searched_mappings"`
 	Unread           []jsonUnread `json:"unread"`
@@ -328,7 +329,7 @@ func (r *searchResult) WriteJSON(w io.Writer) error {
 	}
 	rest := jsonSearch{
 		Sought: r.sought,
-		Count:  r.scan.Count, SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
+		Count:  r.scan.Count, LongerMatches: r.scan.Longer, SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
 		Unread: []jsonUnread{}, LimitReached: r.scan.LimitReached || r.scan.CapReached,
 		Notes: append([]string{}, r.notes...), Map: aboutOf(r.of),
 	}

@@ -285,3 +285,34 @@ func TestNarrowScreen(t *testing.T) {
 		t.Errorf("%q", rows)
 	}
 }
+
+// A match of a regular expression that is too long to be found is not passed over
+// in silence, nor does the bare number of hits pass for an answer.
+func TestSearchLonger(t *testing.T) {
+	s, d := newSession(t)
+	stack := d.bytes[0x7ffffffde000]
+	copy(stack[0x100:], "<"+strings.Repeat("a", 4094)+">")
+	copy(stack[0x2100:], "<"+strings.Repeat("a", 4095)+">")
+	const note = "matches are followed for 4096 bytes; places where one may be longer, which is not found or is cut: 1\n"
+	got, err := run(t, s, "search --regex <[^>]+> [stack]")
+	if err != nil || !strings.Contains(got, " 0x7ffffffde100 ") || strings.Contains(got, "0x7ffffffe0100") || !strings.Contains(got, "\n"+note+"1 hit; ") {
+		t.Errorf("%v\n%s", err, got)
+	}
+	if got, err = run(t, s, "search --count --regex <[^>]+> [stack]"); err != nil || !strings.HasPrefix(got, "1\n"+note) {
+		t.Errorf("%v\n%s", err, got)
+	}
+	if got, err = run(t, s, "search --count --regex <a> [stack]"); err != nil || got != "0\n" {
+		t.Errorf("%v\n%s", err, got)
+	}
+	if _, err = run(t, s, "search < [stack]"); err != nil {
+		t.Fatal(err)
+	}
+	out, err := execute(s, "search --next --regex <[^>]+> [stack]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(out.Result)
+	if err != nil || !strings.Contains(string(text), `"count":1,"longer_matches":1,`) || !strings.Contains(string(text), strings.TrimSpace(note)) {
+		t.Errorf("%s, %v", text, err)
+	}
+}

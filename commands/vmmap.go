@@ -40,6 +40,9 @@ Where a REGION is given, the mappings that match begin with a mark, each goes
 with its neighbours (see -A and -B), and a row that holds an address asked for
 ends with the address's offset in it.
 
+A name that no source gives, but that follows from what is known, is marked
+(derived), as that of the heap in a core.
+
 The map is read anew after every stop and after everything that GDB was told,
 and only when it is asked for. What is not known is shown as ?.
 
@@ -313,6 +316,9 @@ func (r *mapResult) writeTable(t *Text) {
 		name := len(b)
 		b = row.AppendTitle(b)
 		title := len(b)
+		if row.Derived {
+			b = append(b, " (derived)"...)
+		}
 		if remark := row.Paged.Remark(); remark != "" {
 			b = append(append(append(b, " ("...), remark...), ')')
 		}
@@ -364,6 +370,7 @@ type jsonMapping struct {
 	Offset    uint64    `json:"offset"`
 	Name      string    `json:"name"`
 	NameBytes string    `json:"name_bytes,omitempty"` // hex, where Name is escaped
+	Derived   bool      `json:"name_derived,omitempty"`
 	Source    vm.Source `json:"source"`
 	Match     bool      `json:"match"`
 	Bytes     *keptJSON `json:"bytes,omitempty"` // of a core: where they are
@@ -390,7 +397,7 @@ type keptJSON struct {
 func jsonOf(m *vm.Mapping, match bool) jsonMapping {
 	j := jsonMapping{
 		Start: hexNumber(m.Start), End: "0x" + m.EndHex(), Size: m.Size, Perm: m.Perm.String(),
-		Offset: m.Offset, Name: m.Title(), Source: m.Source, Match: match,
+		Offset: m.Offset, Name: m.Title(), Derived: m.Derived, Source: m.Source, Match: match,
 	}
 	if m.Kept.Known {
 		j.Bytes = &keptJSON{m.Kept.InCore, m.Kept.FromFile, m.Kept.Absent(m.Size)}

@@ -2,7 +2,9 @@ package target
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -94,5 +96,73 @@ func TestMemoryOfProgram(t *testing.T) {
 		if v := fmt.Sprintf("%#x", binary.LittleEndian.Uint32(got)); v != want {
 			t.Errorf("%s: got %s, GDB reads %s", symbol, v, want)
 		}
+	}
+}
+
+// TestWhichCore opens cores one after the other, and two at once: the map is
+// always that of the one which GDB has open.
+func TestWhichCore(t *testing.T) {
+	prog := testkit.BuildC(t, "tour")
+	dir := t.TempDir()
+	d := start(t, prog)
+	d.gdbLines("break checkpoint", "run")
+	var files []string
+	for _, name := range []string{"a", "b"} {
+		files = append(files, filepath.Join(dir, name))
+		d.gdbLines("generate-core-file " + filepath.Join(dir, name))
+	}
+	c := start(t, prog)
+	is := func(what, want string) {
+		t.Helper()
+		for range 2 { // the second time what is known is used
+			m, err := c.Map(c.ctx)
+			switch {
+			case want == "" && !errors.Is(err, vm.ErrNoProcess):
+				t.Errorf("%s: %v, %v", what, m, err)
+			case want != "" && err != nil:
+				t.Errorf("%s: %v", what, err)
+			case want != "" && m.From.Place != want:
+				t.Errorf("%s: the map is from %s, not from %s", what, m.From.Place, want)
+			}
+			c.gdbLines("print 1") // and after a change too
+		}
+	}
+	is("none", "")
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(files[0], link); err != nil {
+		t.Fatal(err)
+	}
+	c.gdbLines("core-file " + link)
+	is("a link", link)
+	c.gdbLines("core-file " + files[0])
+	is("the first", files[0])
+	c.gdbLines("core-file " + files[1])
+	is("the second", files[1])
+	c.gdbLines("add-inferior -no-connection", "inferior 2", "file "+prog, "core-file "+files[0])
+	is("the first in another inferior", files[0])
+	c.gdbLines("inferior 1")
+	is("the second again", files[1])
+	c.gdbLines("core-file")
+	is("closed", "")
+	c.gdbLines("inferior 2")
+	is("the first again", files[0])
+	// Another core under the same name.
+	c.gdbLines("inferior 1", "core-file "+files[1])
+	is("the second once more", files[1])
+	before, err := c.Map(c.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := os.ReadFile(files[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(dir, "other")
+	if err := errors.Join(os.WriteFile(other, part[:64<<10], 0o600), os.Rename(other, files[1])); err != nil {
+		t.Fatal(err)
+	}
+	c.gdbLines("print 1")
+	if after, err := c.Map(c.ctx); err != nil || len(after.Partial) <= len(before.Partial) {
+		t.Errorf("cut: %+v, %v", after, err)
 	}
 }

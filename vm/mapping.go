@@ -87,9 +87,12 @@ type Mapping struct {
 	Offset uint64 // into the file behind it, in bytes
 	Inode  uint64 // of the file behind it; 0 for none or unknown
 	Name   string // raw bytes, as the source gave them; "" for none
-	Source Source
-	Kept   Kept
-	Paged  *Paged // what page tables say beside; nil for other sources
+	// Derived says that the source does not give Name, which is concluded from
+	// what else is known.
+	Derived bool
+	Source  Source
+	Kept    Kept
+	Paged   *Paged // what page tables say beside; nil for other sources
 }
 
 // Paged is what page tables say of a mapping beside its bounds. Its Perm is
@@ -196,6 +199,11 @@ func (m Mapping) KernelsOwn() bool {
 	}
 	return false
 }
+
+// Sparse reports whether a reader that is Sparse is to be asked what of the
+// mapping can hold anything but zeros: private anonymous memory, and memory that
+// a core keeps.
+func (m Mapping) Sparse() bool { return m.Kept.Known || m.Anonymous() }
 
 // Title is the name to show: the mapping's own, escaped so that it cannot
 // drive a terminal, or for a mapping without one [anon_0xN] or, from page

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -229,6 +230,39 @@ func (e *Emulator) Monitor(t testing.TB, line string) string {
 		t.Fatalf("%q: %v", said, err)
 	}
 	return answer.Return
+}
+
+// CorePattern is what the kernel's core files match in the directory of the
+// process that they are of (core(5)).
+func CorePattern(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	if err != nil {
+		Missing(t, "%v", err)
+	}
+	pattern := strings.TrimSpace(string(b))
+	if pattern == "" || strings.ContainsAny(pattern, "|/@") {
+		Missing(t, "core_pattern %q puts core files elsewhere", pattern)
+	}
+	name, _, _ := strings.Cut(pattern, "%")
+	return name + "*"
+}
+
+// Abort ends the program with SIGABRT, and is the path of the core file that the
+// pattern finds in its directory.
+func (p *Program) Abort(t testing.TB, pattern string) string {
+	t.Helper()
+	most := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	_ = unix.Prlimit(p.Process.Pid, unix.RLIMIT_CORE, &most, nil) // where it may not be raised it may do
+	if err := p.Process.Signal(unix.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.Wait()
+	cores, _ := filepath.Glob(filepath.Join(p.Dir, pattern))
+	if len(cores) == 0 {
+		Missing(t, "no core file: %v", p.ProcessState)
+	}
+	return cores[0]
 }
 
 // State is the state letter of a process (proc_pid_stat(5)), "" where there is

@@ -7,7 +7,9 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -53,8 +55,16 @@ var coreLine = regexp.MustCompile("(?m)^Local core dump file:\n\t`(.*)', file ty
 
 // CoreFile is the path of the core file that GDB has open.
 func (g *GDB) CoreFile(ctx context.Context) (string, error) {
-	text, err := g.Query(ctx, "info files")
-	if err != nil {
+	// "info files" lists all segments too, of some cores tens of thousands.
+	text, err := g.Query(ctx, "maint info bfds")
+	var said *Error
+	if err != nil && !errors.As(err, &said) {
+		return "", err
+	}
+	if path, ok := onlyCore(text, g.PID()); ok {
+		return path, nil
+	}
+	if text, err = g.LongQuery(ctx, "info files"); err != nil {
 		return "", err
 	}
 	m := coreLine.FindStringSubmatch(text)
@@ -62,6 +72,49 @@ func (g *GDB) CoreFile(ctx context.Context) (string, error) {
 		return "", errors.New("GDB does not say which core file it has open")
 	}
 	return m[1], nil
+}
+
+// onlyCore is the only core among the files that GDB knows, which it lists; ok is
+// false where there is none, or more than one, or where the one is no file that
+// GDB has open, so that the list must have been understood wrongly.
+func onlyCore(list string, gdbPID int) (path string, ok bool) {
+	for _, name := range parseBFDs(list) {
+		if name == path || !image.IsCore(name) {
+			continue
+		}
+		if path != "" {
+			return "", false
+		}
+		path = name
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", false
+	}
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", gdbPID))
+	return path, slices.ContainsFunc(fds, func(fd string) bool {
+		opened, err := os.Stat(fd)
+		return err == nil && os.SameFile(opened, st)
+	})
+}
+
+// parseBFDs is the names in GDB's list of files (gdb/gdb_bfd.c,
+// maintenance_info_bfds), of which blanks fill the rows up:
+//
+//	1        0x55f0f453d680     /tmp/core
+func parseBFDs(list string) []string {
+	var names []string
+	for line := range strings.Lines(list) {
+		count, rest, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
+		addr, name, found := strings.Cut(strings.TrimLeft(rest, " "), " ")
+		if _, err := strconv.Atoi(count); err != nil || !found || !strings.HasPrefix(addr, "0x") {
+			continue // the heading
+		}
+		if name = strings.Trim(name, " \r\n"); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // DeclaredRegions is the memory regions that the stub or the user declares.

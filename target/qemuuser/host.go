@@ -621,7 +621,7 @@ func (r *rebuilt) name() {
 	heap := r.exe.parts[len(r.exe.parts)-1].Last() + 1
 	for i := range r.rows {
 		if p := &r.rows[i]; p.Start == heap && p.Inode == 0 && p.Name == "" && p.Perm.Is(vm.Write) {
-			p.Name = "[heap]"
+			p.Name, p.Derived = "[heap]", true
 		}
 	}
 	switch r.exe.Machine {

@@ -80,7 +80,7 @@ type CoreMapping struct {
 	// Backed says that the file Name is mapped here at Offset.
 	Backed bool
 	// InCore and FromFile are bytes; FromFile only counts bytes of files whose
-	// build-id is the one in the core.
+	// build-id is the one in the core, as is what the core has of them.
 	InCore, FromFile uint64
 
 	off    uint64 // of the bytes in the core file
@@ -127,10 +127,13 @@ func OpenCore(ctx context.Context, r io.ReaderAt, size int64, opt CoreOptions) (
 	if opt.Open != nil {
 		c.opened = map[string]CoreFile{}
 	}
-	c.name(ctx, opt)
+	exe := c.name(ctx, opt)
+	var files *mappedFiles
 	if opt.Open != nil {
-		c.useFiles(ctx, opt)
+		files = c.newFiles(opt)
+		files.useFiles(ctx)
 	}
+	c.nameHeap(ctx, exe, files)
 	if err := ctx.Err(); err != nil {
 		_ = c.Close()
 		return nil, err
@@ -162,6 +165,7 @@ func (c *Core) Close() error {
 // the permissions and the bytes of each.
 func (c *Core) segments() {
 	var broken, overlapping int
+	c.Mappings = make([]CoreMapping, 0, len(c.Progs))
 	for _, p := range c.Progs {
 		if p.Type != elf.PT_LOAD || p.Memsz == 0 {
 			continue
