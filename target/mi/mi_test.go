@@ -68,7 +68,7 @@ func TestStartErrors(t *testing.T) {
 		}
 	}
 	// Programs that are no GDB, and one that ignores everything.
-	for _, command := range [][]string{{"sh", "-c", "sleep 1000"}, {"sh", "-c", "trap '' INT TERM; while :; do read x || sleep 1; done"}} {
+	for _, command := range [][]string{{"sh", "-c", "exec sleep 1000"}, {"sh", "-c", "trap '' INT TERM; while :; do read x || sleep 1; done"}} {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 		_, err := Start(ctx, Config{Command: command, Grace: 20 * time.Millisecond})
 		cancel()
