@@ -164,14 +164,26 @@ func TestMapOfLeaderless(t *testing.T) {
 #include <unistd.h>
 #include <stdio.h>
 void ready(void) { }
-static void *other(void *p) { sleep(1); ready(); return p; }
+static void *other(void *p) {
+	char state = 0, path[32];
+	snprintf(path, sizeof path, "/proc/self/task/%d/stat", getpid());
+	while (state != 'Z') { /* until the first thread has ended */
+		FILE *f = fopen(path, "r");
+		if (f) {
+			fscanf(f, "%*d (%*[^)]) %c", &state);
+			fclose(f);
+		}
+	}
+	ready();
+	return p;
+}
 int main(void) { pthread_t t; pthread_create(&t, 0, other, 0); pthread_exit(0); }
 `, "-pthread")
 	d := start(t, prog)
 	d.gdbLines("break ready", "run")
 	pid := d.pid()
 	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid)); err != nil || len(text) > 0 {
-		t.Skipf("the first thread still has its memory: %d bytes, %v", len(text), err)
+		t.Fatalf("the first thread still has its memory: %d bytes, %v", len(text), err)
 	}
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {

@@ -197,15 +197,11 @@ func TestStuckOutput(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer cmd.Process.Kill()
-		limit := time.Now().Add(testkit.Patience)
-		for fds := []unix.PollFd{{Fd: int32(w.Fd()), Events: unix.POLLOUT}}; ; time.Sleep(10 * time.Millisecond) {
-			if n, err := unix.Poll(fds, 0); err == nil && n == 0 {
-				break // the pipe is full
-			}
-			if time.Now().After(limit) {
-				t.Fatal("nothing is written")
-			}
-		}
+		fds := []unix.PollFd{{Fd: int32(w.Fd()), Events: unix.POLLOUT}}
+		testkit.WaitFor(t, "full pipe", func() bool {
+			n, err := unix.Poll(fds, 0)
+			return err == nil && n == 0
+		})
 		w.Close()
 		cmd.Process.Signal(unix.SIGTERM)
 		ended := make(chan error, 1)

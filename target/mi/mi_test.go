@@ -68,7 +68,7 @@ func TestStartErrors(t *testing.T) {
 		}
 	}
 	// Programs that are no GDB, and one that ignores everything.
-	for _, command := range [][]string{{"sh", "-c", "sleep 1000"}, {"sh", "-c", "trap '' INT TERM; while :; do read x || sleep 1; done"}} {
+	for _, command := range [][]string{{"sh", "-c", "exec sleep 1000"}, {"sh", "-c", "trap '' INT TERM; while :; do read x || sleep 1; done"}} {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 		_, err := Start(ctx, Config{Command: command, Grace: 20 * time.Millisecond})
 		cancel()
@@ -523,11 +523,16 @@ func TestUnresponsive(t *testing.T) {
 	c := realGDB(t, Config{Grace: 100 * time.Millisecond, Stray: &stray})
 	// Deaf until the file is there.
 	flag := filepath.Join(t.TempDir(), "flag")
-	deaf := "python\nimport signal, time, os\nold = signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile not os.path.exists('" + flag + "'): time.sleep(0.01)\nsignal.signal(signal.SIGINT, old)\nprint('late')"
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	deaf := "python\nimport signal, time, os\nold = signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('deaf')\nwhile not os.path.exists('" + flag + "'): time.sleep(0.01)\nsignal.signal(signal.SIGINT, old)\nprint('late')"
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	err := c.Console(ctx, deaf, nil)
-	if !errors.Is(err, ErrUnresponsive) || !errors.Is(err, context.DeadlineExceeded) {
+	err := c.Console(ctx, deaf, writerFunc(func(p []byte) (int, error) {
+		if strings.Contains(string(p), "deaf\n") {
+			cancel()
+		}
+		return len(p), nil
+	}))
+	if !errors.Is(err, ErrUnresponsive) || !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	ctx, cancel = context.WithTimeout(context.Background(), 50*time.Millisecond)
@@ -548,7 +553,7 @@ func TestUnresponsive(t *testing.T) {
 
 // GDB's answer is torn by somebody else's text: the nudge finds that out.
 func TestLostAnswer(t *testing.T) {
-	c := fake(t, "", Config{Grace: 100 * time.Millisecond})
+	c := fake(t, "", Config{Grace: 4 * time.Second}) // the nudge comes after half of it
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := c.Send(ctx, "mute"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnresponsive) {

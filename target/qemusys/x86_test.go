@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ type debuggee struct {
 	stub     bool // QEMU's process is not to be seen
 	lines    *int // how many lines of the monitor get through, nil for as many as do
 	machines *Machines
+	talk     *talk
 
 	source *Source
 	made   state // what the source was made for
@@ -41,10 +43,31 @@ type state struct {
 // connect connects a new GDB, which can debug any architecture.
 func connect(t testing.TB, addr string, wish *Wish, before ...string) *debuggee {
 	t.Helper()
-	d := &debuggee{wish: wish, machines: &Machines{}}
-	d.GDB = testgdb.Start(t, 5*time.Minute, gdb.Config{GDB: "gdb-multiarch"})
+	d := &debuggee{wish: wish, machines: &Machines{}, talk: &talk{}}
+	d.GDB = testgdb.Start(t, 5*time.Minute, gdb.Config{GDB: "gdb-multiarch", Log: d.talk})
 	d.Lines(append(before, "target remote "+addr)...)
 	return d
+}
+
+// talk calls whom it is told to for each line to and from GDB.
+type talk struct {
+	mu   sync.Mutex
+	line func()
+}
+
+func (k *talk) Write(p []byte) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.line != nil {
+		k.line()
+	}
+	return len(p), nil
+}
+
+func (k *talk) each(line func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.line = line
 }
 
 // throughStub says whether QEMU's process is not to be used from now on, but what
