@@ -37,7 +37,7 @@ type fakeDebuggee struct {
 	explored []vm.Mapping
 }
 
-func (d *fakeDebuggee) Forget()              {}
+func (d *fakeDebuggee) Changed()             {}
 func (d *fakeDebuggee) Found(uint64, uint64) {}
 
 // Map is another one at each call, as of a debuggee that changes all the time.
@@ -94,7 +94,7 @@ func (d *fakeDebuggee) Registers(context.Context) ([]uint64, error) {
 	return []uint64{0x7ffffffde010, 0, 0x600123, 0x600456}, nil
 }
 func (d *fakeDebuggee) Status(context.Context) (target.Status, error) {
-	return target.Status{Kind: target.KindNative, PID: 7, GDB: "13.1", Map: "/proc/7/maps"}, nil
+	return target.Status{Kind: target.KindNative, PID: 7, GDB: "13.1", Map: d.m, MapFrom: "/proc/7/maps"}, nil
 }
 func (d *fakeDebuggee) PageTables(_ context.Context, o target.TableOptions) (*vm.Map, error) {
 	m := &vm.Map{AddressBits: 64, Mappings: []vm.Mapping{{

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -348,7 +349,11 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory vm.Memory, 
 	s.lastPhysical = o.where.physical
 	res.notes = append(res.notes, res.scan.Notes...)
 	if n, ok := memory.(vm.Noter); ok {
-		res.notes = append(res.notes, n.Notes()...)
+		for _, note := range n.Notes() {
+			if !slices.Contains(res.notes, note) { // the map may lack the same
+				res.notes = append(res.notes, note)
+			}
+		}
 	}
 	return nil
 }

@@ -19,8 +19,8 @@ type Session struct {
 	Status   Statuser
 	Help     Helper
 	Found    FoundKeeper
-	// Forget drops what is known of the debuggee, as a stop does.
-	Forget   func()
+	// Changed says that what is known of the debuggee may not hold any more.
+	Changed  func()
 	Registry *Registry
 	Settings *Settings
 	// Progress, if not nil, is told of work that may take long: update with
@@ -44,14 +44,15 @@ type Debuggee interface {
 	Statuser
 	Helper
 	FoundKeeper
-	Forget()
+	// Changed says that what is known of the debuggee may not hold any more.
+	Changed()
 }
 
 // NewSession is a session with d, in which nothing has been searched for yet.
 func NewSession(d Debuggee, r *Registry, settings *Settings) *Session {
 	return &Session{
 		Eval: d, Maps: vm.NewOverlay(d), Memory: d, Program: d, Explorer: d, Machine: d, Status: d, Help: d, Found: d,
-		Forget: d.Forget, Registry: r, Settings: settings,
+		Changed: d.Changed, Registry: r, Settings: settings,
 	}
 }
 

@@ -144,7 +144,8 @@ func mapRows(m *vm.Map, sel vm.Selection, f vm.Filter) *mapResult {
 		res.none = "there are no mappings"
 	}
 	if sel.Undecided > 0 {
-		res.notes = append(res.notes, undecidedNote(sel.Undecided))
+		res.undecided = undecidedNote(sel.Undecided)
+		res.notes = append(res.notes, res.undecided)
 	}
 	return res
 }
@@ -181,12 +182,14 @@ func autoExplore(ctx context.Context, s *Session) (explored bool, hint string, e
 
 // mapResult is rows of a memory map.
 type mapResult struct {
-	of     *vm.Map // what the rows are of
-	none   string  // why there are no rows, "" where there are some
-	rows   []vm.Row
-	marked bool // the rows that match are to be told from their neighbours
-	whole  bool // paths are not shortened, however narrow the screen
-	notes  []string
+	of   *vm.Map // what the rows are of
+	none string  // why there are no rows, "" where there are some
+	// undecided says which mappings may have been meant as well, "" for none.
+	undecided string
+	rows      []vm.Row
+	marked    bool // the rows that match are to be told from their neighbours
+	whole     bool // paths are not shortened, however narrow the screen
+	notes     []string
 }
 
 // Empty implements emptier.
@@ -194,7 +197,11 @@ func (r *mapResult) Empty() string { return r.none }
 
 // Selected is the mappings that matched.
 func (r *mapResult) Selected() *vm.Map {
-	return r.of.Like(partsOf(r.rows))
+	m := r.of.Like(partsOf(r.rows))
+	if r.undecided != "" {
+		m.Partial = append(slices.Clip(m.Partial), vm.Lack{Of: vm.LackMappings, Why: r.undecided})
+	}
+	return m
 }
 
 // styleOf is the kind of memory that a mapping is.

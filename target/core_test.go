@@ -65,7 +65,7 @@ func TestMapOfCore(t *testing.T) {
 			t.Errorf("%d hits, %v", res.Count, err)
 		}
 		st, err := c.Status(c.ctx)
-		if err != nil || st.Map != file {
+		if err != nil || st.MapFrom != file {
 			t.Errorf("%+v, %v", st, err)
 		}
 		if running, _ := c.Running(); running || fmt.Sprint(st.Kind) != "a core file" {

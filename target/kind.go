@@ -34,9 +34,21 @@ type source interface {
 
 // describer is a source that knows more than its maps say of where they are from.
 type describer interface {
-	// Describe is the process id of the debuggee where that is another than GDB
-	// shows, else 0, and where m is from, in words.
-	Describe(ctx context.Context, m *vm.Map) (pid int, from string)
+	// Describe is where m is from, in words.
+	Describe(ctx context.Context, m *vm.Map) string
+}
+
+// processOwner is a source that knows the process of the debuggee better than GDB.
+type processOwner interface {
+	// PID is the process's id, 0 for unknown.
+	PID() int
+}
+
+// executable is a source that knows the file which the process executes, be it
+// another than the one that GDB was given.
+type executable interface {
+	// Executable is a path of the file.
+	Executable() string
 }
 
 // kind is all that there is to know of a Kind beside its source.
@@ -73,7 +85,7 @@ func (t *Target) kindOf(ctx context.Context, inf *gdb.Inferior) (Kind, error) {
 	case !inf.Has("remote") && !inf.Has("extended-remote"), inf.PID == 0:
 		return KindNone, nil
 	}
-	return t.kept.stub(stubKey{inf.Conn.Key, inf.ID, inf.PID}, func() (Kind, error) { return probeStub(ctx, t.GDB) })
+	return t.kept.stub(keyOf(inf), func() (Kind, error) { return probeStub(ctx, t.GDB) })
 }
 
 // probeStub tells stubs apart. The qqemu packets are QEMU's own (its

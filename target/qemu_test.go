@@ -28,12 +28,12 @@ func TestMachine(t *testing.T) {
 	if err != nil || !slices.ContainsFunc(m.Mappings, func(m vm.Mapping) bool { return m.Name == "[pc.ram]" }) {
 		t.Errorf("%+v, %v", m, err)
 	}
-	if st, err := d.Status(d.ctx); err != nil || st.Map != "info mtree of QEMU's monitor" {
+	if st, err := d.Status(d.ctx); err != nil || st.MapFrom != "info mtree of QEMU's monitor" {
 		t.Errorf("%+v, %v", st, err)
 	}
 	// A setting is looked at once a view.
 	wish = qemusys.None
-	d.Forget()
+	d.Changed()
 	if m, err := d.Map(d.ctx); err != nil || len(m.Mappings) != 0 || len(m.Unlisted()) != 1 {
 		t.Errorf("%+v, %v", m, err)
 	}

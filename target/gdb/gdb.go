@@ -184,7 +184,7 @@ func (g *GDB) event(e mi.Event) {
 			g.mu.Unlock()
 		}
 		g.gone()
-	case "memory-changed", "thread-selected", "library-loaded", "library-unloaded":
+	case "memory-changed", "thread-selected", "thread-exited", "library-loaded", "library-unloaded":
 		g.Changed()
 	}
 }

@@ -209,10 +209,6 @@ func (g *GDB) Arch(ctx context.Context) (ptr int, bigEndian bool, err error) {
 	return ptr, strings.Contains(texts[1], "big endian"), nil
 }
 
-// flushes has GDB forget the registers that it has read: since GDB 11, and before
-// (gdb/NEWS, "maint flush register-cache").
-var flushes = [...]string{"maint flush register-cache", "flushregs"}
-
 // Refresh has GDB read the debuggee's registers anew, which it keeps until it
 // hears of a change: whoever else stops and runs the debuggee, or resets it, does
 // not tell. Nothing is read yet, and the selected frame stays so. It returns that
@@ -229,7 +225,8 @@ func (g *GDB) Refresh(ctx context.Context) (pc uint64, ok bool, err error) {
 		return 0, false, err
 	}
 	pc, ok = frame.Tuple("frame").Uint("addr")
-	for _, flush := range flushes {
+	// Since GDB 11, and before (gdb/NEWS, "maint flush register-cache").
+	for _, flush := range [...]string{"maint flush register-cache", "flushregs"} {
 		if _, err = turn.Query(ctx, flush); !errors.As(err, &said) {
 			break
 		}

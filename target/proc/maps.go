@@ -12,7 +12,7 @@ import (
 
 // ParseMaps reads the text of /proc/PID/maps, proc_pid_maps(5). Every name is
 // kept byte for byte as the kernel wrote it (it writes a newline in a name as
-// \012). The error is a *ParseError.
+// \012). The error is a *vm.ParseError.
 func ParseMaps(text []byte) ([]vm.Mapping, error) {
 	ms := make([]vm.Mapping, bytes.Count(text, []byte{'\n'})+1) // the last line may lack its end
 	n := 0

@@ -27,7 +27,7 @@ func (s *Smap) HasFlag(flag string) bool {
 }
 
 // ParseSmaps reads the text of /proc/PID/smaps, proc_pid_smaps(5). The error is
-// a *ParseError.
+// a *vm.ParseError.
 func ParseSmaps(text []byte) ([]Smap, error) {
 	var ms []Smap
 	for line := 1; len(text) > 0; line++ {

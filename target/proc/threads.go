@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Path is the path of a file that procfs has for a process or a thread.
@@ -25,10 +26,14 @@ func LiveThread(pid int) (tid int, err error) {
 	return tid, err
 }
 
-// ReadMaps reads the maps of a process: those of a thread that LiveThread finds.
-func ReadMaps(pid int) ([]byte, error) {
-	_, text, err := liveMaps(pid, math.MaxInt)
-	return text, err
+// ReadMaps reads the maps of a process, those of a thread that LiveThread finds,
+// and is also the path of the file with them.
+func ReadMaps(pid int) (text []byte, path string, err error) {
+	tid, text, err := liveMaps(pid, math.MaxInt)
+	if path = Path(pid, "maps"); tid != pid {
+		path = Path(pid, "task/"+strconv.Itoa(tid)+"/maps")
+	}
+	return text, path, err
 }
 
 // liveMaps finds a thread that has its memory, and reads up to limit bytes of its maps.
@@ -54,6 +59,20 @@ func liveMaps(pid, limit int) (tid int, text []byte, err error) {
 		return 0, nil, err
 	}
 	return 0, nil, fmt.Errorf("process %d has no memory any more: it has exited", pid)
+}
+
+// Parent is the id of a process's parent, field 4 of proc_pid_stat(5).
+func Parent(pid int) (int, error) {
+	stat, err := os.ReadFile(Path(pid, "stat"))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is a name in brackets, which may hold anything.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 2 {
+		return 0, fmt.Errorf("%s has no parent in it", Path(pid, "stat"))
+	}
+	return strconv.Atoi(fields[1])
 }
 
 // readUpTo reads a file to its end, or to limit bytes. What procfs makes has no

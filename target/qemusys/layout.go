@@ -62,6 +62,13 @@ func (ms *Machines) machine(ctx context.Context, cfg *Config) (m *Machine, fresh
 	return m, true, nil
 }
 
+// Forget drops what is known of all machines.
+func (ms *Machines) Forget() {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	clear(ms.byInferior)
+}
+
 // open asks the stub, and this machine, for what does not change.
 func open(ctx context.Context, cfg *Config) (*Machine, error) {
 	m := &Machine{g: cfg.GDB, conn: cfg.Conn}

@@ -372,14 +372,10 @@ func mappingsOf(blocks []MemoryBlock) []vm.Mapping {
 }
 
 // Describe says where a map of the machine is from, and how its tables are read.
-func (s *Source) Describe(ctx context.Context, m *vm.Map) (pid int, from string) {
+func (s *Source) Describe(ctx context.Context, m *vm.Map) string {
 	if m.From.Source != vm.SourcePageTables {
-		return 0, m.From.String()
+		return m.From.String()
 	}
-	return 0, s.describeTables(ctx)
-}
-
-func (s *Source) describeTables(ctx context.Context) string {
 	l, err := s.look(ctx, nil, false)
 	if err != nil {
 		return "nothing: " + err.Error()

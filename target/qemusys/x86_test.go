@@ -465,7 +465,7 @@ func TestX86Machine(t *testing.T) {
 	if m, err = d.Map(d.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, from := d.look().Describe(d.Ctx, m); !strings.Contains(from, "0x100000") {
+	if from := d.look().Describe(d.Ctx, m); !strings.Contains(from, "0x100000") {
 		t.Errorf("the map is from %s", from)
 	}
 	d.Lines("kill")

@@ -205,11 +205,10 @@ func (s *Source) Map(ctx context.Context) (*vm.Map, error) {
 	return m, err
 }
 
-// Describe is the id of QEMU's thread on its machine, as the stub says, 0 for
-// unknown, and where a map of the guest is from.
-func (s *Source) Describe(_ context.Context, m *vm.Map) (pid int, from string) {
-	pid, _ = strconv.Atoi(s.cfg.Thread) // 0 where the stub does not say it
-	return pid, m.From.String()
+// PID is the id of QEMU's thread on its machine, as the stub says, 0 for unknown.
+func (s *Source) PID() int {
+	pid, _ := strconv.Atoi(s.cfg.Thread) // 0 where the stub does not say it
+	return pid
 }
 
 // read reads the map from the wished source, or from the first that has one.
