@@ -47,6 +47,9 @@ func (c core) Describe(ctx context.Context) (pid int, from string) {
 	if err != nil {
 		return 0, "nothing: " + err.Error()
 	}
+	if file.core.Physical {
+		return 0, file.path + ", a dump of a machine's physical memory"
+	}
 	return 0, file.path
 }
 
