@@ -42,6 +42,7 @@ func (c core) Memory(ctx context.Context) (vm.Memory, error) {
 	return coreMemory{file.core}, nil
 }
 
+<<<<<<< HEAD
 func (c core) Describe(ctx context.Context) (pid int, from string) {
 	file, err := c.open(ctx)
 	if err != nil {
@@ -53,6 +54,8 @@ func (c core) Describe(ctx context.Context) (pid int, from string) {
 	return 0, file.path
 }
 
+=======
+>>>>>>> main
 // coreMemory reads a core that stays open.
 type coreMemory struct{ *image.Core }
 
