@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -164,5 +165,45 @@ func TestWhichCore(t *testing.T) {
 	c.gdbLines("print 1")
 	if after, err := c.Map(c.ctx); err != nil || len(after.Partial) <= len(before.Partial) {
 		t.Errorf("cut: %+v, %v", after, err)
+	}
+}
+
+// TestDumpOfMachine opens what QEMU's monitor dumps, which GDB takes for a core.
+func TestDumpOfMachine(t *testing.T) {
+	const qemu = "qemu-system-x86_64"
+	testkit.Need(t, qemu)
+	cmd := exec.CommandContext(t.Context(), qemu, "-S", "-m", "16", "-accel", "tcg", "-display", "none", "-nic", "none", "-monitor", "stdio")
+	cmd.Dir, cmd.Stdin = t.TempDir(), strings.NewReader("dump-guest-memory dump\nquit\n")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, text)
+	}
+	file := filepath.Join(cmd.Dir, "dump")
+	d := start(t, "")
+	d.gdbLines("core-file " + file)
+	st, err := d.Status(d.ctx)
+	if err != nil || st.Kind != KindCore || st.Map != file+", a dump of a machine's physical memory" {
+		t.Errorf("%+v, %v", st, err)
+	}
+	m, err := d.Map(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mp := range m.Mappings {
+		if mp.Perm != 0 || mp.Source != vm.SourceMachine {
+			t.Errorf("%+v", mp)
+		}
+	}
+	// GDB reads the same; the reset vector is at the top of the first 4 GiB.
+	mem, err := d.Memory(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b [8]byte
+	const reset = 0xfffffff0
+	if n, err := mem.ReadMemory(d.ctx, b[:], reset); n != len(b) || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	if want := strings.TrimSpace(d.gdbLines(fmt.Sprintf("output/x *(unsigned long long *) %#x", reset))); fmt.Sprintf("%#x", binary.LittleEndian.Uint64(b[:])) != want {
+		t.Errorf("%x, GDB reads %s", b, want)
 	}
 }

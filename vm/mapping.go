@@ -32,7 +32,7 @@ const (
 
 	SourcePageTables Source = "page tables" // a CPU's page tables
 	SourceMonitor    Source = "monitor"     // "info mem" of QEMU's monitor, page tables as well
-	SourceMachine    Source = "machine"     // the physical memory of a machine in QEMU
+	SourceMachine    Source = "machine"     // the physical memory of a machine in QEMU, or of one that was dumped
 )
 
 // Rank says which of two overlapping mappings knows more of a byte, its name
@@ -207,7 +207,8 @@ func (m Mapping) Sparse() bool { return m.Kept.Known || m.Anonymous() }
 
 // Title is the name to show: the mapping's own, escaped so that it cannot
 // drive a terminal, or for a mapping without one [anon_0xN] or, from page
-// tables, [pt_0xN], N being its start above the low 12 bits.
+// tables, [pt_0xN], and of physical memory [phys_0xN], N being its start above
+// the low 12 bits.
 func (m Mapping) Title() string {
 	if m.Name == "" {
 		return m.anonName()
@@ -227,8 +228,11 @@ func (m *Mapping) anonName() string { return string(m.appendAnonName(nil)) }
 
 func (m *Mapping) appendAnonName(b []byte) []byte {
 	kind := "[anon_0x"
-	if m.Source == SourcePageTables || m.Source == SourceMonitor {
+	switch m.Source {
+	case SourcePageTables, SourceMonitor:
 		kind = "[pt_0x"
+	case SourceMachine:
+		kind = "[phys_0x"
 	}
 	return append(strconv.AppendUint(append(b, kind...), m.Start>>12, 16), ']')
 }

@@ -2,6 +2,7 @@ package proc
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 
 	"dbgsh/vm"
@@ -13,6 +14,7 @@ type Smap struct {
 	// VMFlags are the kernel's two-letter flags between single spaces, as in
 	// "rd wr mr mw me ac sd"; "" where the kernel shows none.
 	VMFlags string
+	Rss     uint64 // bytes of it that are in RAM, the zero page aside
 }
 
 // HasFlag reports whether the kernel shows the two-letter flag.
@@ -46,8 +48,16 @@ func ParseSmaps(text []byte) ([]Smap, error) {
 		if len(ms) == 0 {
 			return nil, &vm.ParseError{Line: line, Text: string(row), Why: "a field before any mapping"}
 		}
-		if string(key) == "VmFlags:" {
-			ms[len(ms)-1].VMFlags = string(bytes.TrimSpace(value))
+		switch m := &ms[len(ms)-1]; string(key) {
+		case "VmFlags:":
+			m.VMFlags = string(bytes.TrimSpace(value))
+		case "Rss:":
+			kib, _ := bytes.CutSuffix(bytes.TrimSpace(value), []byte(" kB"))
+			n, err := strconv.ParseUint(string(kib), 10, 54)
+			if err != nil {
+				return nil, &vm.ParseError{Line: line, Text: string(row), Why: "no size"}
+			}
+			m.Rss = n << 10
 		}
 	}
 	return ms, nil

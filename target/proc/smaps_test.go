@@ -16,6 +16,7 @@ import (
 
 const smapsText = `55d0a1c3f000-55d0a1c41000 r--p 00000000 fe:00 123                        /usr/bin/a b: c
 Size:                  8 kB
+Rss:                   4 kB
 KernelPageSize:        4 kB
 VmFlags: rd mr mw me sd 
 7f0000000000-7f0000001000 ---p 00000000 00:00 0 
@@ -41,6 +42,9 @@ func TestParseSmaps(t *testing.T) {
 	}, got); diff != "" {
 		t.Error(diff)
 	}
+	if ms[0].Rss != 4096 || ms[1].Rss != 0 {
+		t.Errorf("%d and %d bytes in RAM", ms[0].Rss, ms[1].Rss)
+	}
 	for _, flag := range []string{"mr", "nr", "sd"} {
 		if !ms[1].HasFlag(flag) {
 			t.Errorf("no flag %s", flag)
@@ -54,7 +58,7 @@ func TestParseSmaps(t *testing.T) {
 	if ms[2].HasFlag("") {
 		t.Error("a flag of none")
 	}
-	for _, bad := range []string{"Size: 4 kB\n", "1000-2000 rw-p\n", "nonsense\n", smapsText + "x"} {
+	for _, bad := range []string{"Size: 4 kB\n", "1000-2000 rw-p\n", "nonsense\n", smapsText + "x", smapsText + "Rss: x kB\n"} {
 		var perr *vm.ParseError
 		if _, err := ParseSmaps([]byte(bad)); !errors.As(err, &perr) {
 			t.Errorf("%q: %v", bad, err)
