@@ -60,7 +60,7 @@ deps:
 		gcc-powerpc64-linux-gnu libc6-dev-ppc64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross \
 		qemu-system-x86 qemu-system-arm qemu-system-misc
 	@.ci/qemu-user
-	@.ci/kernels amd64 arm64 riscv64 686 686-pae
+	@.ci/kernels amd64 arm64 riscv64 686 686-pae armmp armmp-lpae
 
 demo-deps:
 	@.ci/install gdb gcc libc6-dev

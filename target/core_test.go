@@ -181,7 +181,7 @@ func TestDumpOfMachine(t *testing.T) {
 	d := start(t, "")
 	d.gdbLines("core-file " + file)
 	st, err := d.Status(d.ctx)
-	if err != nil || st.Kind != KindCore || st.Map != file+", a dump of a machine's physical memory" {
+	if err != nil || st.Kind != KindCore || st.MapFrom != file+", a dump of a machine's physical memory" {
 		t.Errorf("%+v, %v", st, err)
 	}
 	m, err := d.Map(d.ctx)

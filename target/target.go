@@ -267,7 +267,7 @@ func (t *Target) PageTables(ctx context.Context, o qemusys.TableOptions) (*vm.Ma
 
 // PageWalk follows an address through the page tables of the selected CPU of a
 // machine in QEMU, or through those of another root, the address's own half's
-// on aarch64. The error wraps ErrNoPageTables or pt.ErrPagingOff.
+// on ARM. The error wraps ErrNoPageTables or pt.ErrPagingOff.
 func (t *Target) PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error) {
 	m, err := t.machine(ctx)
 	if err != nil {

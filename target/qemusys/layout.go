@@ -22,9 +22,11 @@ import (
 type Machine struct {
 	g         *gdb.GDB
 	conn      gdb.Connection
+	process   int
 	arch      machineArch
 	wide      bool     // GDB's addresses are known to have 64 bits
 	registers []string // as the stub has described them
+	flat      string   // why nothing is translated, "" where something may be
 	peer      Peer     // QEMU's process
 	why       string   // why the process's memory cannot be read, "" where it can
 
@@ -42,12 +44,13 @@ type Machines struct {
 }
 
 // machine is what is known of the machine behind an inferior's stub, which is
-// found out once for each connection; fresh says that this was just now.
+// found out once for each connection and cluster of CPUs, whose registers may be
+// of other architectures; fresh says that this was just now.
 func (ms *Machines) machine(ctx context.Context, cfg *Config) (m *Machine, fresh bool, err error) {
 	ms.mu.Lock()
 	m = ms.byInferior[cfg.Inferior]
 	ms.mu.Unlock()
-	if m != nil && m.conn == cfg.Conn {
+	if m != nil && m.conn == cfg.Conn && m.process == cfg.Process {
 		return m, false, nil
 	}
 	if m, err = open(ctx, cfg); err != nil {
@@ -71,7 +74,7 @@ func (ms *Machines) Forget() {
 
 // open asks the stub, and this machine, for what does not change.
 func open(ctx context.Context, cfg *Config) (*Machine, error) {
-	m := &Machine{g: cfg.GDB, conn: cfg.Conn}
+	m := &Machine{g: cfg.GDB, conn: cfg.Conn, process: cfg.Process}
 	if err := m.describeCPU(ctx); err != nil {
 		return nil, err
 	}

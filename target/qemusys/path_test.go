@@ -134,6 +134,60 @@ func TestTwoMachines(t *testing.T) {
 	d2.Lines("kill")
 }
 
+// A machine with clusters of CPUs has several architectures behind one connection:
+// each is asked for itself, whichever inferior it is.
+func TestClusters(t *testing.T) {
+	addr := testkit.QEMU(t, "qemu-system-aarch64", "", "-M", "xlnx-zcu102,virtualization=on", "-smp", "6", "-m", "512", "-S")
+	wish := Auto
+	d := newDebuggee(t, &wish)
+	says := func(when, want string) {
+		t.Helper()
+		m, err := d.Map(d.Ctx)
+		if err != nil || len(m.About()) == 0 || !strings.HasPrefix(m.About()[0], want) ||
+			!slices.ContainsFunc(m.Mappings, func(r vm.Mapping) bool { return r.Name == "[ddr-ram]" }) {
+			t.Errorf("%s: %q, %+v, %v", when, m.About(), m.Mappings, err)
+		}
+	}
+	const a53, r5 = "SCTLR_EL2.M is 0: paging is off", "the CPU has a memory protection unit"
+	d.Lines("target extended-remote "+addr, "add-inferior", "inferior 2", "attach 2")
+	says("the R5", r5)
+	for range 2 {
+		d.Lines("inferior 1")
+		says("the A53", a53)
+		d.Lines("inferior 2")
+		says("the R5 again", r5)
+	}
+	d.Lines("detach", "inferior 1", "detach", "attach 2")
+	says("the R5 in place of the A53", r5)
+	d.Lines("inferior 2", "attach 1")
+	says("the A53 in place of the R5", a53)
+	d.Lines("detach", "inferior 1", "detach")
+}
+
+// A CPU without an MMU translates nothing, and one whose tables are not known is
+// said to be such.
+func TestOtherCPUs(t *testing.T) {
+	for _, tt := range []struct {
+		qemu, machine, says string
+		args                []string
+	}{
+		{"qemu-system-arm", "mps2-an385", "the CPU is one of ARM's M profile, which translates nothing: paging is off", []string{"-kernel", "/dev/null"}},
+		{"qemu-system-arm", "integratorcp", "SCTLR.M is 0: paging is off", nil},
+		{"qemu-system-s390x", "s390-ccw-virtio", "page tables of this architecture are not known to dbgsh", nil},
+	} {
+		t.Run(tt.machine, func(t *testing.T) {
+			addr := testkit.QEMU(t, tt.qemu, "", append(tt.args, "-M", tt.machine, "-S")...)
+			wish := Auto
+			d := connect(t, addr, &wish)
+			m, err := d.Map(d.Ctx)
+			if err != nil || !strings.Contains(strings.Join(m.About(), "\n"), tt.says) {
+				t.Errorf("%q, %v", m.About(), err)
+			}
+			d.Lines("disconnect")
+		})
+	}
+}
+
 // relay listens, and hands one connection on to addr; what comes back waits.
 func relay(t testing.TB, addr string, delay time.Duration) string {
 	t.Helper()

@@ -18,7 +18,9 @@ const (
 	archOther machineArch = iota
 	archX86
 	archARM64
+	archARM32
 	archRISCV
+	archFlat // nothing is translated
 )
 
 // describeCPU asks GDB which registers the stub has described.
@@ -31,8 +33,14 @@ func (m *Machine) describeCPU(ctx context.Context) error {
 	switch {
 	case m.has("cr3") && m.has("efer"): // s390x has a cr3, too
 		m.arch, m.wide = archX86, m.has("rax")
-	case m.has("TTBR0_EL1"):
+	case m.has("TCR_EL1"):
 		m.arch, m.wide = archARM64, true
+	case m.has("TTBCR") && m.has("SCTLR"):
+		m.arch = archARM32
+	case m.has("MPUIR"):
+		m.arch, m.flat = archFlat, "the CPU has a memory protection unit, which translates nothing"
+	case m.has("xpsr"):
+		m.arch, m.flat = archFlat, "the CPU is one of ARM's M profile, which translates nothing"
 	case m.has("satp"):
 		size, err := m.registersOf(ctx, "sizeof($satp)")
 		if err != nil {
@@ -109,7 +117,7 @@ func (s *Source) cpu(ctx context.Context, m *Machine, root *uint64) (*cpu, error
 		c.notes = append(c.notes, note)
 	}
 	if root != nil {
-		c.mmu = withRoot(c.mmu, *root, false)
+		c.mmu = withRoot(c.mmu, *root, 0)
 	}
 	return c, nil
 }
@@ -160,6 +168,21 @@ func (m *Machine) set() (*registerSet, error) {
 			a, note, err := armRegime(v)
 			return a, a.TTBR0, note, err
 		}
+	case archARM32:
+		r.add("cpsr", "$cpsr")
+		for _, n := range []string{"TTBCR", "SCTLR", "DACR", "TTBR0_EL1", "TTBR1_EL1", "TTBR0", "TTBR1", "ID_MMFR0", "SCR", "HCR", "SCTLR_EL2"} {
+			for _, name := range []string{n, n + secureBank} {
+				if m.has(name) {
+					r.add(name, "$"+name)
+				}
+			}
+		}
+		r.mmu = func(v map[string]uint64) (pt.MMU, uint64, string, error) {
+			a, note, err := arm32Regime(v)
+			return a, a.TTBR0, note, err
+		}
+	case archFlat:
+		r.mmu = func(map[string]uint64) (pt.MMU, uint64, string, error) { return pt.Flat{Why: m.flat}, 0, "", nil }
 	case archRISCV:
 		r.add("satp", "$satp")
 		r.add("priv", "$priv")
@@ -181,7 +204,7 @@ func (m *Machine) set() (*registerSet, error) {
 			return c, c.SATP, note, nil
 		}
 	default:
-		return nil, errors.New("page tables of this architecture are not known to dbgsh; it knows those of x86, aarch64 and riscv")
+		return nil, errors.New("page tables of this architecture are not known to dbgsh; it knows those of x86, aarch64, arm and riscv")
 	}
 	return r, nil
 }
@@ -200,6 +223,7 @@ func armRegime(v map[string]uint64) (a pt.ARM64, note string, err error) {
 		a.PhysBits = [16]int{32, 36, 40, 42, 44, 48, 52, 56}[mmfr0&15] // PARange
 	}
 	el, hcr := int(v["cpsr"]>>2&3), v["HCR_EL2"] // PSTATE.EL
+	a.PAN = v["cpsr"]>>22&1 != 0
 	if scr, ok := v["SCR_EL3"]; ok && scr&(scrNS|scrEEL2) == 0 {
 		hcr = 0 // the secure state has no EL2
 	}
@@ -226,14 +250,65 @@ func armRegime(v map[string]uint64) (a pt.ARM64, note string, err error) {
 	return a, note, nil
 }
 
-// withRoot is the CPU's set-up with another root table; upper says that it is for
-// addresses of the upper half, which on aarch64 have a root of their own.
-func withRoot(mmu pt.MMU, root uint64, upper bool) pt.MMU {
+// secureBank ends the names of registers as the secure state has them (QEMU's
+// target/arm/helper.c, add_cpreg_to_hashtable).
+const secureBank = "_S"
+
+// arm32Regime is the PL1&0 translation regime of a CPU of 32 bits, in the security
+// state that it is in, with a note where the CPU is above. The error says why its
+// tables are none to be walked (ARM Architecture Reference Manual, DDI 0406C, B3.1
+// "About the VMSA", and the descriptions of the registers).
+func arm32Regime(v map[string]uint64) (a pt.ARM32, note string, err error) {
+	const (
+		modeMonitor, modeHyp = 0x16, 0x1a
+		hcrVM, hcrDC, hcrTGE = 1 << 0, 1 << 12, 1 << 27
+		sctlrM               = 1 << 0
+		ttbcrEAE             = 1 << 31
+	)
+	mode := v["cpsr"] & 31
+	scr, secure := v["SCR"]
+	secure = secure && (scr&1 == 0 || mode == modeMonitor) // NS
+	get := func(name string) uint64 {
+		if own, ok := v[name+secureBank]; ok && secure {
+			return own
+		}
+		return v[name]
+	}
+	a.TTBCR, a.SCTLR, a.DACR = uint32(get("TTBCR")), uint32(get("SCTLR")), uint32(get("DACR"))
+	a.TTBR0, a.TTBR1 = get("TTBR0_EL1"), get("TTBR1_EL1")
+	if a.TTBCR&ttbcrEAE != 0 { // registers of 64 bits
+		a.TTBR0, a.TTBR1 = get("TTBR0"), get("TTBR1")
+	}
+	a.PXN = get("ID_MMFR0")&15 >= 4 // VMSA support
+	hcr := v["HCR"]
+	if secure {
+		hcr = 0
+	}
+	switch {
+	case mode == modeHyp && a.SCTLR&sctlrM == 0:
+		if sctlr, ok := v["SCTLR_EL2"]; !ok || sctlr&sctlrM != 0 {
+			return a, "", errors.New("the CPU is in Hyp mode, whose tables dbgsh does not walk")
+		}
+	case hcr&(hcrVM|hcrDC) != 0:
+		return a, "", errors.New("stage 2 is on (HCR.VM or DC is 1), so that the tables of PL1 hold intermediate physical addresses; dbgsh does not walk stage 2")
+	case mode == modeHyp:
+		note = "the CPU is in Hyp mode; shown are the tables of PL1 and PL0"
+	case hcr&hcrTGE != 0:
+		return a, "", errors.New("HCR.TGE is 1, so that nothing is translated at PL0")
+	}
+	return a, note, nil
+}
+
+// withRoot is the CPU's set-up with another root table for an address, or for all
+// that go by the same one: on ARM upper addresses may have a root of their own.
+func withRoot(mmu pt.MMU, root, va uint64) pt.MMU {
 	switch c := mmu.(type) {
 	case pt.X86:
 		return c.WithRoot(root)
 	case pt.ARM64:
-		return c.WithRoot(root, upper)
+		return c.WithRoot(root, va>>55&1 != 0) // also of tagged addresses
+	case pt.ARM32:
+		return c.WithRoot(root, c.Upper(va))
 	case pt.RISCV:
 		return c.WithRoot(root)
 	}

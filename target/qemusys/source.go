@@ -28,6 +28,7 @@ type Config struct {
 	GDB      *gdb.GDB
 	Conn     gdb.Connection
 	Inferior int    // as GDB counts them
+	Process  int    // which of the stub's it is: QEMU's clusters of CPUs count as such
 	Thread   string // the selected one's number, which stands for a CPU, as the stub says
 	Wish     Wish   // where the map is to be read from
 	Machines *Machines
@@ -93,7 +94,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 // TableOptions say what of the page tables to show.
 type TableOptions struct {
 	// Root is the physical address of another root table than the selected
-	// CPU's, nil for none; on aarch64 that of the lower addresses.
+	// CPU's, nil for none; on arm and aarch64 that of the lower addresses.
 	Root *uint64
 	// PTE asks for a mapping for each physically contiguous run of pages of one
 	// size, with equal flags.
@@ -262,16 +263,15 @@ func (l *look) withPhys(ctx context.Context, f func(pt.Phys) error) error {
 }
 
 // PageWalk follows an address through the page tables of the selected CPU, or
-// through those of another root, the address's own half's on aarch64. The error
-// wraps pt.ErrPagingOff where nothing is translated.
+// through those of another root, the address's own half's on ARM. The error wraps
+// pt.ErrPagingOff where nothing is translated.
 func (s *Source) PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error) {
 	l, err := s.look(ctx, nil, false)
 	if err != nil {
 		return nil, err
 	}
 	if root != nil {
-		// The bit chooses the root on aarch64, also of tagged addresses.
-		l.c.mmu = withRoot(l.c.mmu, *root, addr>>55&1 != 0)
+		l.c.mmu = withRoot(l.c.mmu, *root, addr)
 	}
 	var path *pt.Path
 	err = l.until(ctx, func(mem pt.Phys) (whole bool, err error) {

@@ -43,9 +43,16 @@ type state struct {
 // connect connects a new GDB, which can debug any architecture.
 func connect(t testing.TB, addr string, wish *Wish, before ...string) *debuggee {
 	t.Helper()
+	d := newDebuggee(t, wish)
+	d.Lines(append(before, "target remote "+addr)...)
+	return d
+}
+
+// newDebuggee is connect before it connects.
+func newDebuggee(t testing.TB, wish *Wish) *debuggee {
+	t.Helper()
 	d := &debuggee{wish: wish, machines: &Machines{}, talk: &talk{}}
 	d.GDB = testgdb.Start(t, 5*time.Minute, gdb.Config{GDB: "gdb-multiarch", Log: d.talk})
-	d.Lines(append(before, "target remote "+addr)...)
 	return d
 }
 
@@ -100,7 +107,7 @@ func (d *debuggee) look() *Source {
 		return peer, err
 	}
 	d.made, d.source = now, New(Config{
-		GDB: d.GDB.GDB, Conn: inf.Conn, Inferior: inf.ID, Thread: inf.Thread, Wish: now.wish, Machines: d.machines, FindPeer: find,
+		GDB: d.GDB.GDB, Conn: inf.Conn, Inferior: inf.ID, Process: inf.PID, Thread: inf.Thread, Wish: now.wish, Machines: d.machines, FindPeer: find,
 		Declared: func(context.Context) (*vm.Map, error) { return &vm.Map{AddressBits: 64}, nil },
 	})
 	return d.source
