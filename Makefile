@@ -5,7 +5,8 @@
 # make bench    the map and the start beside GDB's; make bench-search: the search;
 #               bench-core: cores beside the processes that they are of;
 #               bench-kernel: a machine's map beside QEMU's monitor
-# make docs     docs/commands.md, the flags in docs/usage.md and docs/session.svg anew
+# make docs     docs/commands.md, the flags in docs/usage.md, the rooms in
+#               docs/architecture.md and the pictures anew
 
 GO ?= go
 FUZZTIME ?= 20s
@@ -45,7 +46,7 @@ bench-core:
 	@$(GO) test -run '^$$' -bench 'Core' -benchtime 1x ./cmd/dbgsh
 
 bench-kernel:
-	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 1x ./target
+	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 1x ./target/qemusys
 	@$(GO) test -run '^$$' -bench 'WalkLinear/1TiB' -benchtime 5x ./pt
 
 docs:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -20,6 +21,12 @@ type Selector interface {
 	// only a part was asked for are cut to it. It is nil where what was
 	// selected has no virtual addresses.
 	Selected() *vm.Map
+}
+
+// emptier is a Selector that knows why it selected nothing.
+type emptier interface {
+	// Empty is why, as a sentence; "" where something was selected.
+	Empty() string
 }
 
 // selection is how vmmap, search and others choose mappings by flags and REGIONs.
@@ -94,9 +101,15 @@ func (o *selection) region(ctx context.Context, s *Session, w Word) (vm.Region, 
 	switch {
 	case err == nil:
 		return vm.AddrRegion(addr, w.Text), nil
-	case !o.byAddr && (errors.As(err, &noValue) || errors.As(err, &gone)):
+	case o.byAddr:
+	case errors.As(err, &gone):
 		// A name needs no GDB, so pages that were added can be found without it.
 		return vm.NameRegion(w.Text), nil
+	case !errors.As(err, &noValue):
+	case noValue.Kind == target.ValueNoExpression:
+		return vm.NameRegion(w.Text), nil
+	case noValue.Kind == target.ValueNoNumber:
+		return vm.Region{}, fmt.Errorf("%w; --name reads it as a part of a name", err)
 	}
 	return vm.Region{}, err
 }
@@ -128,6 +141,10 @@ func choose(ctx context.Context, s *Session, f vm.Filter, pipe Result) (*vm.Map,
 	case Selector:
 		if m = p.Selected(); m == nil {
 			return nil, vm.Selection{}, usagef("the stage before hands over physical addresses, of which there is no mapping")
+		}
+		if e, ok := p.(emptier); ok && e.Empty() != "" {
+			m = m.Like(nil)
+			m.Notes = append(slices.Clip(m.Notes), "the stage before hands over nothing: "+e.Empty())
 		}
 	default:
 		return nil, vm.Selection{}, usagef("the stage before hands over no mappings; vmmap and search do")

@@ -18,6 +18,7 @@ type Session struct {
 	Machine  Machine
 	Status   Statuser
 	Help     Helper
+	Found    FoundKeeper
 	// Forget drops what is known of the debuggee, as a stop does.
 	Forget   func()
 	Registry *Registry
@@ -42,13 +43,14 @@ type Debuggee interface {
 	Machine
 	Statuser
 	Helper
+	FoundKeeper
 	Forget()
 }
 
 // NewSession is a session with d, in which nothing has been searched for yet.
 func NewSession(d Debuggee, r *Registry, settings *Settings) *Session {
 	return &Session{
-		Eval: d, Maps: vm.NewOverlay(d), Memory: d, Program: d, Explorer: d, Machine: d, Status: d, Help: d,
+		Eval: d, Maps: vm.NewOverlay(d), Memory: d, Program: d, Explorer: d, Machine: d, Status: d, Help: d, Found: d,
 		Forget: d.Forget, Registry: r, Settings: settings,
 	}
 }
@@ -57,7 +59,8 @@ func NewSession(d Debuggee, r *Registry, settings *Settings) *Session {
 type Evaluator interface {
 	// Evaluate is the value of a GDB expression that is an integer or a
 	// pointer, an array or a function (its address); a negative integer comes in two's
-	// complement, and negative is true. A *target.ValueError says that GDB
-	// does not know it as such; other errors say that GDB could not be asked.
+	// complement, and negative is true. Nothing in the debuggee is changed by it. A
+	// *target.ValueError says why there is no such value; other errors wrap
+	// vm.ErrNoProcess, or say that GDB could not be asked.
 	Evaluate(ctx context.Context, expr string) (value uint64, negative bool, err error)
 }

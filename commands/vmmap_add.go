@@ -101,7 +101,7 @@ type addResult struct {
 
 // Selected is the mappings that were added.
 func (r *addResult) Selected() *vm.Map {
-	return &vm.Map{Mappings: r.added, AddressBits: r.bits}
+	return &vm.Map{Mappings: r.added, AddressBits: r.bits, From: vm.Origin{Source: vm.SourceUser, Place: "what was added by hand"}}
 }
 
 // WriteText is a line for each mapping.

@@ -129,14 +129,12 @@ func (f Flags) protectionKey() (key int, ok bool) {
 	return int(f >> keyShift & 15), f>>hasKeyShift&1 != 0
 }
 
-// flagNames stand in the order of the single flags.
-var flagNames = [...]string{"G", "A", "D", "PWT", "PCD", "PAT", "CONT", "DBM", "GP", "NS", "NAPOT"}
-
 // String names the flags that are set, such as "G A D PCD", in the manuals'
 // short names.
 func (f Flags) String() string {
 	var w words
-	for i, name := range flagNames {
+	// In the order of the single flags.
+	for i, name := range [...]string{"G", "A", "D", "PWT", "PCD", "PAT", "CONT", "DBM", "GP", "NS", "NAPOT"} {
 		w.add(f&(1<<i) != 0, name)
 	}
 	w.num(f.shareability() != 0, "SH", uint64(f.shareability()))

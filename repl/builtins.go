@@ -178,7 +178,7 @@ func (sh *Shell) shell(ctx context.Context, command string, pipe commands.Result
 	switch {
 	case pipe != nil:
 		var text bytes.Buffer
-		if err := render(ctx, &text, pipe, sh.asJSON, nil); err != nil {
+		if err := render(ctx, &text, pipe, sh.asJSON, commands.Screen{}, nil); err != nil {
 			return err
 		}
 		cmd.Stdin = &text // that it is not read to its end is no error of exec's

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dbgsh/commands"
+	"dbgsh/internal/testkit"
 )
 
 func TestScript(t *testing.T) {
@@ -245,14 +246,12 @@ func TestStuckOutput(t *testing.T) {
 	sh := newTestShell(t, g, out, func(c *Config) { c.KeepGoing = true })
 	sh.patience = 50 * time.Millisecond
 	defer sh.Start()()
-	go func() {
-		for !out.blocked() {
-			time.Sleep(time.Millisecond)
-		}
-		unix.Kill(unix.Getpid(), unix.SIGTERM)
-	}()
 	line := "echo " + strings.Repeat("x", 1<<20) + "\n" // more than a pipe holds
-	if sh.RunScript(context.Background(), "f", strings.NewReader(line+"echo b\n")) || !sh.Left() || sh.Status() != 1 {
+	more := make(chan bool, 1)
+	go func() { more <- sh.RunScript(context.Background(), "f", strings.NewReader(line+"echo b\n")) }()
+	testkit.WaitFor(t, "output that is stuck", out.blocked)
+	unix.Kill(unix.Getpid(), unix.SIGTERM)
+	if <-more || !sh.Left() || sh.Status() != 1 {
 		t.Errorf("left %v, status %d", sh.Left(), sh.Status())
 	}
 	select {

@@ -29,6 +29,9 @@ func (c core) Map(ctx context.Context) (*vm.Map, error) {
 	}
 	whole := m.Like(m.Mappings)
 	whole.From.Place = file.path
+	if file.core.Physical {
+		whole.From.Place += ", a dump of a machine's physical memory"
+	}
 	whole.Notes = slices.Concat(m.Notes, fileNotes(file.core.Files))
 	return whole, nil
 }
@@ -40,17 +43,6 @@ func (c core) Memory(ctx context.Context) (vm.Memory, error) {
 		return nil, err
 	}
 	return coreMemory{file.core}, nil
-}
-
-func (c core) Describe(ctx context.Context) (pid int, from string) {
-	file, err := c.open(ctx)
-	if err != nil {
-		return 0, "nothing: " + err.Error()
-	}
-	if file.core.Physical {
-		return 0, file.path + ", a dump of a machine's physical memory"
-	}
-	return 0, file.path
 }
 
 // coreMemory reads a core that stays open.

@@ -10,7 +10,7 @@ import (
 type (
 	// LostError says that GDB, or the connection to the debuggee, is gone.
 	LostError = gdb.LostError
-	// ValueError says that GDB does not know an expression as a number.
+	// ValueError says why an expression has no value that is a number.
 	ValueError = gdb.ValueError
 	// QEMUUserMap says where the map of a program in QEMU's user mode is read from.
 	QEMUUserMap = qemuuser.Wish
@@ -20,6 +20,12 @@ type (
 	TableOptions = qemusys.TableOptions
 	// Physical is the physical memory of a machine in QEMU.
 	Physical = qemusys.Physical
+)
+
+// What may be wrong with an expression that callers differ on.
+const (
+	ValueNoExpression = gdb.ValueNoExpression // it is none to GDB
+	ValueNoNumber     = gdb.ValueNoNumber     // its value is no integer and no pointer
 )
 
 // Where the map of a machine in QEMU may be read from.

@@ -19,7 +19,7 @@ func openNative(v *View) source { return native{v} }
 // Map is /proc/TID/maps of a thread that lives.
 func (n native) Map(ctx context.Context) (*vm.Map, error) {
 	pid := n.v.Inferior.PID
-	_, text, err := proc.LiveThread(pid)
+	text, err := proc.ReadMaps(pid)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (n native) Map(ctx context.Context) (*vm.Map, error) {
 
 // Memory is read from the process itself.
 func (n native) Memory(context.Context) (vm.Memory, error) {
-	tid, _, err := proc.LiveThread(n.v.Inferior.PID)
+	tid, err := proc.LiveThread(n.v.Inferior.PID)
 	if err != nil {
 		return nil, err
 	}
@@ -45,10 +45,6 @@ func (n native) Memory(context.Context) (vm.Memory, error) {
 	}
 	running, _ := n.v.t.Running()
 	return &processMemory{mem, running || n.v.Inferior.Breakpoints}, nil
-}
-
-func (n native) Describe(context.Context) (pid int, from string) {
-	return 0, proc.Path(n.v.Inferior.PID, "maps")
 }
 
 // processMemory is the memory of a process as it is, GDB's breakpoints included

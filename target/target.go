@@ -98,12 +98,16 @@ func (t *Target) look(ctx context.Context, stamp gdb.Stamp) (*View, error) {
 	return v, nil
 }
 
-// Forget drops what is known of the debuggee, as a stop does.
-func (t *Target) Forget() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.view = nil
+// noProcess says that there is no process, or why there is none any more.
+func (t *Target) noProcess() error {
+	if err := t.Lost(); err != nil {
+		return err
+	}
+	return vm.ErrNoProcess
 }
+
+// Forget drops what is known of the debuggee, as a stop does.
+func (t *Target) Forget() { t.Changed() }
 
 // Map is the memory map of the selected inferior, read once a view unless the
 // debuggee runs, with what was explored. The error wraps vm.ErrNoProcess where
@@ -167,9 +171,20 @@ func (t *Target) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	s.Running, _ = t.Running()
-	pid, from := v.source.Describe(ctx)
-	if s.Map = from; pid != 0 {
-		s.PID = pid
+	m, err := v.Map(ctx)
+	d, ok := v.source.(describer)
+	switch {
+	case errors.Is(err, vm.ErrNoProcess):
+		s.Map = "nothing: there is no process"
+	case err != nil:
+		s.Map = "nothing: " + err.Error()
+	case ok:
+		pid, from := d.Describe(ctx, m)
+		if s.Map = from; pid != 0 {
+			s.PID = pid
+		}
+	default:
+		s.Map = m.From.String()
 	}
 	return s, nil
 }
@@ -189,11 +204,11 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 	if err != nil {
 		return m, false, err
 	}
-	switch {
-	case v.Kind == KindNone:
-		return m, false, vm.ErrNoProcess
-	case !kinds()[v.Kind].explore:
-		return m, false, ErrMapKnown
+	switch err := kinds()[v.Kind].explore; {
+	case errors.Is(err, vm.ErrNoProcess):
+		return m, false, t.noProcess()
+	case err != nil:
+		return m, false, err
 	}
 	ptr, _, err := v.Arch(ctx)
 	if err != nil {
@@ -219,6 +234,8 @@ type machine interface {
 	PageTables(ctx context.Context, o qemusys.TableOptions) (*vm.Map, error)
 	PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error)
 	Physical(ctx context.Context) (*qemusys.Physical, error)
+	// Refresh has GDB read registers anew with which it is asked next.
+	Refresh(ctx context.Context) error
 }
 
 // PageTables is the map that the page tables of the selected CPU of a machine in

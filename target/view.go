@@ -32,8 +32,8 @@ type View struct {
 	order   binary.ByteOrder
 }
 
-// Map is the memory map, read once unless the debuggee runs, with what was
-// explored in the process.
+// Map is the memory map, read once unless the debuggee runs or others may have
+// changed it, with what was explored in the process.
 func (v *View) Map(ctx context.Context) (*vm.Map, error) {
 	select {
 	case v.mapTurn <- struct{}{}:
@@ -63,7 +63,7 @@ func (v *View) Map(ctx context.Context) (*vm.Map, error) {
 		whole = read.Like(slices.Concat(read.Mappings, explored))
 		vm.Sort(whole.Mappings)
 	}
-	if !read.Live {
+	if !read.Live && !kinds()[v.Kind].shared {
 		v.mu.Lock()
 		v.read, v.whole, v.grown = read, whole, grown
 		v.mu.Unlock()
@@ -97,6 +97,20 @@ func (v *View) addressBits(ctx context.Context) int {
 	return 64
 }
 
+// Evaluate is GDB.Evaluate with the registers as they are now, be it that others
+// have run the debuggee meanwhile.
+func (t *Target) Evaluate(ctx context.Context, expr string) (value uint64, negative bool, err error) {
+	// Numbers and names of the program's are known without a debuggee.
+	if v, err := t.View(ctx); err == nil {
+		if m, ok := v.source.(machine); ok {
+			if err := m.Refresh(ctx); err != nil {
+				return 0, false, err
+			}
+		}
+	}
+	return t.GDB.Evaluate(ctx, expr)
+}
+
 // machine is the source of a machine in QEMU. The error wraps ErrNoPageTables
 // where the debuggee is none.
 func (t *Target) machine(ctx context.Context) (machine, error) {
@@ -105,7 +119,11 @@ func (t *Target) machine(ctx context.Context) (machine, error) {
 		return nil, err
 	}
 	m, ok := v.source.(machine)
-	if !ok {
+	switch lost := t.Lost(); {
+	case ok:
+	case v.Kind == KindNone && lost != nil:
+		return nil, lost
+	default:
 		return nil, fmt.Errorf("the debuggee is %v: %w", v.Kind, ErrNoPageTables)
 	}
 	return m, nil

@@ -22,7 +22,6 @@ func (s *fakeSource) Map(context.Context) (*vm.Map, error) {
 	return &vm.Map{AddressBits: 64, Live: s.live, Mappings: []vm.Mapping{{Range: vm.Range{Start: 0x5000, Size: 0x1000}}}}, s.err
 }
 func (s *fakeSource) Memory(context.Context) (vm.Memory, error) { return nil, errors.ErrUnsupported }
-func (s *fakeSource) Describe(context.Context) (int, string)    { return 0, "" }
 
 // TestViewMap is the one rule of freshness: a view asks its source once, unless
 // the debuggee runs or there is an error.

@@ -1,5 +1,5 @@
 // Package vm says what the memory map of a debuggee is: permissions, mappings,
-// ranges, maps, the filters that select from them, the session's cache of them,
+// ranges, maps, the filters that select from them, the pages that are added by hand,
 // and what a reader of memory is and may be able to do. It is pure: it knows no
 // GDB, no terminal, and keeps no state of its own but in the values it hands out.
 package vm
@@ -189,6 +189,17 @@ func (m Mapping) Anonymous() bool {
 	return m.Name == "" || strings.HasPrefix(m.Name, "[")
 }
 
+// KernelsOwn reports whether the mapping is one of those through which Linux shows
+// a process memory of its own that other processes may not read: the timekeeping
+// data behind the vDSO, and the page of old system calls (vdso(7)).
+func (m Mapping) KernelsOwn() bool {
+	switch m.Name {
+	case "[vvar]", "[vvar_vclock]", "[vsyscall]":
+		return true
+	}
+	return false
+}
+
 // Sparse reports whether a reader that is Sparse is to be asked what of the
 // mapping can hold anything but zeros: private anonymous memory, and memory that
 // a core keeps.
@@ -205,7 +216,17 @@ func (m Mapping) Title() string {
 	return Escape(m.Name)
 }
 
-func (m Mapping) anonName() string {
+// AppendTitle appends Title to b.
+func (m *Mapping) AppendTitle(b []byte) []byte {
+	if m.Name == "" {
+		return m.appendAnonName(b)
+	}
+	return append(b, Escape(m.Name)...)
+}
+
+func (m *Mapping) anonName() string { return string(m.appendAnonName(nil)) }
+
+func (m *Mapping) appendAnonName(b []byte) []byte {
 	kind := "[anon_0x"
 	switch m.Source {
 	case SourcePageTables, SourceMonitor:
@@ -213,7 +234,7 @@ func (m Mapping) anonName() string {
 	case SourceMachine:
 		kind = "[phys_0x"
 	}
-	return kind + strconv.FormatUint(m.Start>>12, 16) + "]"
+	return append(strconv.AppendUint(append(b, kind...), m.Start>>12, 16), ']')
 }
 
 // ShortTitle is Title without the directories of a file name.
@@ -229,18 +250,16 @@ func (m Mapping) ShortTitle() string {
 // other unprintable characters, and bytes that are no UTF-8, come as \xNN for
 // each of their bytes; everything else is unchanged.
 func Escape(raw string) string {
-	plain := true
-	for _, r := range raw {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			plain = false
-			break
-		}
+	i := 0
+	for i < len(raw) && ' ' <= raw[i] && raw[i] <= '~' {
+		i++
 	}
-	if plain {
+	if i == len(raw) {
 		return raw
 	}
 	var b strings.Builder
-	for i := 0; i < len(raw); {
+	b.WriteString(raw[:i])
+	for i < len(raw) {
 		r, n := utf8.DecodeRuneInString(raw[i:])
 		if (r == utf8.RuneError && n == 1) || !unicode.IsPrint(r) {
 			for _, c := range []byte(raw[i : i+n]) {

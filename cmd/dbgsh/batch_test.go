@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -103,34 +102,24 @@ func TestGDBIsKilledInAScript(t *testing.T) {
 	t.Parallel()
 	cmd := dbgsh(t, "-keep-going", "-ex", `python import os; print("gdb", os.getpid(), flush=True)`, "-ex", "run", "-ex", `echo no\n`,
 		"-args", program(t, "testdata/inferior.c"), "spin")
-	var errs bytes.Buffer
+	var errs testkit.Buffer
 	cmd.Stderr = &errs
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var seen bytes.Buffer
-	for buf := make([]byte, 4096); !strings.Contains(seen.String(), "spinning\n"); {
-		n, err := out.Read(buf)
-		seen.Write(buf[:n])
-		if err != nil {
-			t.Fatalf("%v\n%s\n%s", err, &seen, &errs)
+	gdb := ""
+	p := testkit.Start(t, cmd, func(line string) bool {
+		if pid, found := strings.CutPrefix(line, "gdb "); found {
+			gdb = pid
 		}
-	}
-	m := regexp.MustCompile(`gdb (\d+)\n`).FindStringSubmatch(seen.String())
-	unix.Kill(atoi(t, m[1]), unix.SIGKILL)
-	rest, _ := io.ReadAll(out)
-	cmd.Wait()
+		return line == "spinning"
+	})
+	unix.Kill(atoi(t, gdb), unix.SIGKILL)
+	rest := p.End(t)
 	if s := cmd.ProcessState.ExitCode(); s != 3 {
 		t.Errorf("exit status %d, want 3", s)
 	}
 	if want := regexp.MustCompile(`^-ex: run: GDB ended \(killed by signal 9 \(SIGKILL\)\)\n$`); !want.MatchString(errs.String()) {
-		t.Errorf("standard error is\n%s", &errs)
+		t.Errorf("standard error is\n%s", errs.String())
 	}
-	if len(rest) > 0 {
+	if rest != "" {
 		t.Errorf("afterwards came %q", rest)
 	}
 }
@@ -142,34 +131,18 @@ func TestSignalsInAScript(t *testing.T) {
 		t.Run(unix.SignalName(sig), func(t *testing.T) {
 			t.Parallel()
 			cmd := dbgsh(t, "-ex", "run", "-ex", `echo no\n`, "-args", program(t, "testdata/inferior.c"), "spin")
-			var errs bytes.Buffer
+			var errs testkit.Buffer
 			cmd.Stderr = &errs
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			var seen bytes.Buffer
-			for buf := make([]byte, 4096); !strings.Contains(seen.String(), "spinning\n"); {
-				n, err := out.Read(buf)
-				seen.Write(buf[:n])
-				if err != nil {
-					t.Fatalf("%v\n%s\n%s", err, &seen, &errs)
-				}
-			}
+			p := testkit.Start(t, cmd, func(line string) bool { return line == "spinning" })
 			cmd.Process.Signal(sig)
-			rest, _ := io.ReadAll(out)
-			cmd.Wait()
-			if bytes.Contains(rest, []byte("no\n")) {
+			if rest := p.End(t); strings.Contains(rest, "no\n") {
 				t.Errorf("the script went on: %q", rest)
 			}
 			if s := cmd.ProcessState.ExitCode(); s != 1 {
 				t.Errorf("exit status %d, want 1", s)
 			}
 			if want := regexp.MustCompile(`^-ex: (interrupted|terminated)\n$`); !want.MatchString(errs.String()) {
-				t.Errorf("standard error is\n%s", &errs)
+				t.Errorf("standard error is\n%s", errs.String())
 			}
 		})
 	}
@@ -224,15 +197,11 @@ func TestStuckOutput(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer cmd.Process.Kill()
-		limit := time.Now().Add(testkit.Patience)
-		for fds := []unix.PollFd{{Fd: int32(w.Fd()), Events: unix.POLLOUT}}; ; time.Sleep(10 * time.Millisecond) {
-			if n, err := unix.Poll(fds, 0); err == nil && n == 0 {
-				break // the pipe is full
-			}
-			if time.Now().After(limit) {
-				t.Fatal("nothing is written")
-			}
-		}
+		fds := []unix.PollFd{{Fd: int32(w.Fd()), Events: unix.POLLOUT}}
+		testkit.WaitFor(t, "full pipe", func() bool {
+			n, err := unix.Poll(fds, 0)
+			return err == nil && n == 0
+		})
 		w.Close()
 		cmd.Process.Signal(unix.SIGTERM)
 		ended := make(chan error, 1)
@@ -272,6 +241,41 @@ func TestNoScript(t *testing.T) {
 		stdout, stderr, status := batch(t, "-keep-going", "-x", c.file, "-ex", `echo on\n`)
 		if stdout != "on\n" || stderr != "-x: open "+c.file+": "+c.why+"\n" || status != 1 {
 			t.Errorf("%s: status %d\n%s%s", c.file, status, stdout, stderr)
+		}
+	}
+}
+
+// How often GDB is asked for what is shown after a stop.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	log := filepath.Join(t.TempDir(), "log")
+	lines := []struct {
+		line string
+		most int
+	}{
+		{"vmmap", 3}, {"vmmap", 0}, {"vmmap $sp", 1}, {"search -p $rsp [stack]", 2}, {"stepi", -1},
+		{"vmmap -w libc | search -p $rsp", 4}, {"stepi", -1}, {"search x [heap]", 4}, {"vmmap 0x1000", 0}, {"stepi", -1}, {"status", 3},
+	}
+	asked := filepath.Join(t.TempDir(), "asked")
+	count := fmt.Sprintf("!grep '^> ' %s | grep -vc info-gdb-mi-command >>%s", log, asked) // which only ends a line for GDB
+	args := []string{"-log", log, "-ex", "break checkpoint", "-ex", "run", "-ex", count}
+	for _, l := range lines {
+		args = append(args, "-ex", l.line, "-ex", count)
+	}
+	if _, stderr, status := batch(t, append(args, program(t, "testdata/inferior.c"))...); status != 0 {
+		t.Fatal(stderr)
+	}
+	text, err := os.ReadFile(asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := strings.Fields(string(text))
+	if len(counts) != len(lines)+1 {
+		t.Fatalf("counted %d times", len(counts))
+	}
+	for i, l := range lines {
+		if n := atoi(t, counts[i+1]) - atoi(t, counts[i]); l.most >= 0 && n > l.most {
+			t.Errorf("%s: %d round trips, want at most %d", l.line, n, l.most)
 		}
 	}
 }

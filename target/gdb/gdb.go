@@ -43,10 +43,14 @@ type GDB struct {
 	mu      sync.Mutex
 	client  *mi.Client // nil before Start and after Close
 	program string     // the program that a new GDB is given
+	found   *found     // what a search found that GDB has not been told, nil for nothing
 	running bool
 	partly  bool          // a thread has stopped while others may run (non-stop mode)
 	turned  chan struct{} // closed when running next changes
 	ran     bool          // the inferior has run since its output was last drained
+	asked   bool          // a question is under way, see Turn.question
+	ended   bool          // the debuggee has ended since it began
+	lost    *LostError    // see Lost
 }
 
 // Stamp tells one state of the debuggee from another.
@@ -96,7 +100,7 @@ func (g *GDB) Start(ctx context.Context) error {
 	g.mu.Lock()
 	g.client = client
 	g.mu.Unlock()
-	g.changed()
+	g.Changed()
 	go func() {
 		<-client.Done()
 		g.setRunning(false)
@@ -169,23 +173,29 @@ func (g *GDB) event(e mi.Event) {
 		g.partly = alone && len(stopped) > 0
 		g.mu.Unlock()
 		g.setRunning(e.Class == "running")
-		g.changed()
+		g.Changed()
 	case "thread-group-started", "thread-group-exited":
 		if g.cfg.NoInput && e.Class == "thread-group-started" {
 			g.tty.noInput()
 		}
+		if e.Class == "thread-group-exited" {
+			g.mu.Lock()
+			g.ended = g.asked && !g.running && !g.partly // else it may have exited by itself
+			g.mu.Unlock()
+		}
 		g.gone()
 	case "memory-changed", "thread-selected", "library-loaded", "library-unloaded":
-		g.changed()
+		g.Changed()
 	}
 }
 
-func (g *GDB) changed() { g.changes.Add(1) }
+// Changed says that what is known of the debuggee may not hold any more.
+func (g *GDB) Changed() { g.changes.Add(1) }
 
 // gone says that what was known of a process is of no use any more.
 func (g *GDB) gone() {
 	g.processes.Add(1)
-	g.changed()
+	g.Changed()
 }
 
 // Live reports whether the debuggee runs, or some of its threads may.

@@ -1,15 +1,20 @@
 package gdb_test
 
 import (
-	"dbgsh/internal/testkit"
-	"dbgsh/internal/testkit/testgdb"
-	"dbgsh/target/gdb"
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"dbgsh/internal/testkit"
+	"dbgsh/internal/testkit/testgdb"
+	"dbgsh/target/gdb"
+	"dbgsh/vm"
 )
 
 func TestMain(m *testing.M) { testgdb.Main(m) }
@@ -28,7 +33,7 @@ struct s { int a; long b; } st, *sp = &st; void (*fp)(void); int (*table[2])(voi
 int called; int side(void) { return ++called; }
 int main(void) { puts(msg); return side() - 1; }
 `)
-	d := start(t, gdb.Config{Program: prog})
+	d := start(t, gdb.Config{GDB: "gdb", Program: prog})
 	d.Lines("break main", "run")
 	// address asks GDB in another way than Evaluate does.
 	address := func(symbol string) uint64 {
@@ -54,11 +59,8 @@ int main(void) { puts(msg); return side() - 1; }
 		{"&arr", address("arr"), false}, {"&text", address("text"), false}, {"&main", address("main"), false},
 		{"&table", address("table"), false}, {"takes", address("takes"), false},
 		{"neg", 1<<64 - 3, true}, {"c", 1<<64 - 1, true}, {"col", 1, false}, {"RED", 0, false}, {"yes", 1, false},
-		{"fp", 0, false}, {"'values.c'::neg", 1<<64 - 3, true}, {"$_exitcode == 5 ? 1 : 0", 0, false},
+		{"fp", 0, false}, {"'values.c'::neg", 1<<64 - 3, true}, {"called == 5 ? 2 : 0", 0, false},
 	} {
-		if strings.HasPrefix(c.expr, "$_exit") {
-			continue // void until something has exited
-		}
 		v, neg, err := d.Evaluate(d.Ctx, c.expr)
 		if err != nil || v != c.want || neg != c.negative {
 			t.Errorf("%s: got %#x, %v, %v, want %#x, %v", c.expr, v, neg, err, c.want, c.negative)
@@ -71,30 +73,135 @@ int main(void) { puts(msg); return side() - 1; }
 	if _, _, err := d.Evaluate(d.Ctx, "$eflags"); err != nil {
 		t.Errorf("$eflags: %v", err)
 	}
-	if v, _, err := d.Evaluate(d.Ctx, "malloc"); err != nil || v != address("malloc") && v == 0 {
+	if v, _, err := d.Evaluate(d.Ctx, "malloc"); err != nil || v != address("malloc") {
 		t.Errorf("malloc: %#x, %v", v, err)
 	}
-	for _, expr := range []string{"libc", "[heap]", "st", "d", "f", "1.5", "nosuch", "libc-2.31.so", "", "(", "*", "int"} {
+	for expr, want := range map[string]gdb.ValueErrorKind{
+		"libc": gdb.ValueNoExpression, "[heap]": gdb.ValueNoExpression, "nosuch": gdb.ValueNoExpression, "libc-2.31.so": gdb.ValueNoExpression,
+		"": gdb.ValueNoExpression, "(": gdb.ValueNoExpression, "*": gdb.ValueNoExpression, "int": gdb.ValueNoExpression, "struct nosuch": gdb.ValueNoExpression,
+		"7fff": gdb.ValueNoExpression, "nosuch=1": gdb.ValueNoExpression, "it's": gdb.ValueNoExpression, "a@b;c": gdb.ValueNoExpression,
+		"st": gdb.ValueNoNumber, "d": gdb.ValueNoNumber, "f": gdb.ValueNoNumber, "1.5": gdb.ValueNoNumber, "$st0": gdb.ValueNoNumber, "$nosuch": gdb.ValueNoNumber,
+		"(void)0": gdb.ValueNoNumber, "$xmm0": gdb.ValueNoNumber, "0x10000000000000000": gdb.ValueNoNumber,
+		"*(long*)0": gdb.ValueFailed, "*(char**)8 + 1": gdb.ValueFailed, "st.nosuch": gdb.ValueFailed, "big/0": gdb.ValueFailed,
+	} {
 		v, _, err := d.Evaluate(d.Ctx, expr)
 		var noValue *gdb.ValueError
-		if !errors.As(err, &noValue) {
-			t.Errorf("%q: got %#x, %v", expr, v, err)
+		if !errors.As(err, &noValue) || noValue.Kind != want {
+			t.Errorf("%q: got %#x, %#v", expr, v, err)
 		}
 	}
-	d.Lines("set output-radix 16")
-	for expr, want := range map[string]uint64{"neg": 1<<64 - 3, "big": 1<<64 - 1, "0xb0010": 0xb0010} {
-		if v, neg, err := d.Evaluate(d.Ctx, expr); err != nil || v != want || neg != (expr == "neg") {
-			t.Errorf("in radix 16 %s: got %#x, %v, %v", expr, v, neg, err)
+	for _, set := range []string{"output-radix 16", "print symbol off", "print address off", "debug expression 1", "debug target 1", "trace-commands on", "language unknown"} {
+		d.Lines("set " + set)
+		for expr, want := range map[string]uint64{"neg": 1<<64 - 3, "big": 1<<64 - 1, "0xb0010": 0xb0010, "42": 42, "main": address("main"), "arr": address("arr"), "col": 1} {
+			if v, neg, err := d.Evaluate(d.Ctx, expr); err != nil || v != want || neg != (expr == "neg") {
+				t.Errorf("with %s %s: got %#x, %v, %v", set, expr, v, neg, err)
+			}
 		}
 	}
-	if v, _, err := d.Evaluate(d.Ctx, "$st0"); err == nil {
-		t.Errorf("$st0 is %#x", v)
+	// In these digits mean something else to GDB too.
+	d.Lines("set language c", "set input-radix 16")
+	if v, _, err := d.Evaluate(d.Ctx, "42"); err != nil || v != 0x42 {
+		t.Errorf("42 is %#x, %v", v, err)
 	}
-	if v, _, err := d.Evaluate(d.Ctx, "side()"); err != nil || v != 1 {
-		t.Errorf("side(): %d, %v", v, err)
+}
+
+// TestEvaluateWithoutProcess is what needs a process, where there is none.
+func TestEvaluateWithoutProcess(t *testing.T) {
+	d := start(t, gdb.Config{})
+	if v, _, err := d.Evaluate(d.Ctx, "$sp+8"); !errors.Is(err, vm.ErrNoProcess) {
+		t.Errorf("$sp+8 is %#x, %v", v, err)
 	}
-	if v, _, err := d.Evaluate(d.Ctx, "called"); err != nil || v != 1 {
-		t.Errorf("side ran %d times, want once: %v", v, err)
+	if v, _, err := d.Evaluate(d.Ctx, "21*2"); err != nil || v != 42 {
+		t.Errorf("21*2 is %#x, %v", v, err)
+	}
+	d.Kill()
+	if v, _, err := d.Evaluate(d.Ctx, "42"); err != nil || v != 42 {
+		t.Errorf("without GDB 42 is %#x, %v", v, err)
+	}
+}
+
+// TestEvaluateChangesNothing is expressions that would change the debuggee, whose
+// memory and registers are compared with the kernel's and GDB's word.
+func TestEvaluateChangesNothing(t *testing.T) {
+	prog := testkit.BuildText(t, "gcc", "harm.c", `#include <sys/ptrace.h>
+int called, counter = 5, arr[4]; char text[8] = "abc"; struct { int a, b : 3; } st; int *p = arr;
+int side(void) { return ++called; } int (*fp)(void) = side;
+int main(void) { return side() - 1; }
+`)
+	d := start(t, gdb.Config{Program: prog})
+	d.Lines("break main", "run", "set $mine = 7")
+	inf, err := d.Inferior(d.Ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory := func() []byte {
+		var all []byte
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", inf.PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", inf.PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mem.Close()
+		for line := range strings.Lines(string(maps)) {
+			var from, to int64
+			var perm string
+			if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &perm); err != nil || !strings.HasPrefix(perm, "rw") {
+				continue
+			}
+			part := make([]byte, to-from)
+			if _, err := mem.ReadAt(part, from); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, part...)
+		}
+		return append(all, maps...)
+	}
+	before, registers := memory(), d.Lines("info registers")
+	unchanged := func(what string) {
+		t.Helper()
+		if !bytes.Equal(memory(), before) || d.Lines("info registers") != registers {
+			t.Fatalf("%s changed the debuggee", what)
+		}
+		for _, setting := range []string{"may-call-functions", "may-write-memory"} {
+			if text := d.Lines("show " + setting); !strings.Contains(text, " is on.") {
+				t.Fatalf("after %s: %s", what, text)
+			}
+		}
+	}
+	for _, expr := range []string{
+		"side()", "(*fp)()", "side", "&side", "(side(), 1)", "counter=99", "counter = counter + 1", "counter++", "--counter", "counter+=1", "st.a = 1",
+		"st.b=1", "arr[1]=2", "*p=3", "p = arr+1", "text[0]='x'", "$rax=5", "$pc++", "$eflags |= 1", "$sp-=8", "$_siginfo.si_signo = 3",
+		"\"abc\"", "$mine = 8", "$mine++", "sizeof(counter=5)", "counter == (counter = 6)", "$_siginfo._sifields._kill.si_pid=1",
+	} {
+		v, _, err := d.Evaluate(d.Ctx, expr)
+		var noValue *gdb.ValueError
+		if looks := strings.HasSuffix(expr, "side"); looks != (err == nil) || !looks && (!errors.As(err, &noValue) || noValue.Kind != gdb.ValueHarmful) {
+			t.Errorf("%s: %#x, %v", expr, v, err)
+		}
+		unchanged(expr)
+	}
+	if v, _, err := d.Evaluate(d.Ctx, "$mine"); err != nil || v != 7 {
+		t.Errorf("$mine is %d, %v", v, err)
+	}
+	// What the user allows and forbids stays as it was when it is interrupted, or
+	// fails, too.
+	d.Lines(`python exec("import gdb\nclass Slow(gdb.Function):\n def invoke(self):\n  print('slow', flush=True)\n  while True: pass\nSlow('slow')")`)
+	ctx, cancel := context.WithCancel(d.Ctx)
+	timer := time.AfterFunc(100*time.Millisecond, cancel) // at any time: it never ends by itself
+	defer timer.Stop()
+	if v, _, err := d.Evaluate(ctx, "$slow()"); !errors.Is(err, context.Canceled) {
+		t.Errorf("%#x, %v", v, err)
+	}
+	unchanged("an interrupt")
+	d.Lines("set may-call-functions off")
+	for _, expr := range []string{"counter", "side()", "*(int*)0"} {
+		_, _, _ = d.Evaluate(d.Ctx, expr) // the settings count
+		if text := d.Lines("show may-call-functions"); !strings.Contains(text, " is off.") {
+			t.Errorf("after %s: %s", expr, text)
+		}
 	}
 }
 

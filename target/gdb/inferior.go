@@ -2,6 +2,7 @@ package gdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func (g *GDB) Inferior(ctx context.Context) (Inferior, error) {
 		"info connections",
 		"thread", // the last: it fails where the thread has exited
 	)
-	if err != nil && len(texts) < 4 {
+	if err != nil && (len(texts) < 4 || !errors.As(err, new(*Error))) {
 		return Inferior{}, err
 	}
 	texts = append(texts, "")

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dbgsh/target/mi"
 	"dbgsh/vm"
 	"dbgsh/vm/image"
 )
@@ -31,7 +32,7 @@ func (g *GDB) LongQuery(ctx context.Context, line string) (string, error) {
 	if errors.As(err, &said) || err == nil && len(text) == 0 {
 		return g.Query(ctx, line)
 	}
-	return string(text), err
+	return mi.Untraced(string(text), line), err
 }
 
 // ThroughFile gives write the name of a file for GDB to write to, which has no
@@ -206,4 +207,41 @@ func (g *GDB) Arch(ctx context.Context) (ptr int, bigEndian bool, err error) {
 		ptr = 4
 	}
 	return ptr, strings.Contains(texts[1], "big endian"), nil
+}
+
+// flushes has GDB forget the registers that it has read: since GDB 11, and before
+// (gdb/NEWS, "maint flush register-cache").
+var flushes = [...]string{"maint flush register-cache", "flushregs"}
+
+// Refresh has GDB read the debuggee's registers anew, which it keeps until it
+// hears of a change: whoever else stops and runs the debuggee, or resets it, does
+// not tell. Nothing is read yet, and the selected frame stays so. It returns that
+// frame's pc as GDB had it; ok is false where there is none.
+func (g *GDB) Refresh(ctx context.Context) (pc uint64, ok bool, err error) {
+	turn, err := g.Turn(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	defer turn.Release()
+	var said *Error
+	frame, err := turn.send(ctx, "stack-info-frame")
+	if err != nil && !errors.As(err, &said) {
+		return 0, false, err
+	}
+	pc, ok = frame.Tuple("frame").Uint("addr")
+	for _, flush := range flushes {
+		if _, err = turn.Query(ctx, flush); !errors.As(err, &said) {
+			break
+		}
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	// The flush drops the choice of a frame, and this tells nobody of a change.
+	if level := frame.Tuple("frame").Str("level"); level != "" && level != "0" {
+		if _, err := turn.send(ctx, "stack-select-frame", level); err != nil && !errors.As(err, &said) {
+			return 0, false, err
+		}
+	}
+	return pc, ok, nil
 }

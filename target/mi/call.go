@@ -18,7 +18,7 @@ const barrier = "info-gdb-mi-command gdb-exit"
 const (
 	// chunksHeld is how many pieces of text (of at most maxLine bytes) may wait
 	// for a slow writer before GDB has to wait as well.
-	chunksHeld = 1024
+	chunksHeld = 64
 	// echoHold is how long log text is held back because it may be the echo of
 	// the error message that ends the command.
 	echoHold = time.Second
@@ -42,12 +42,14 @@ type call struct {
 	held        strings.Builder // log text that may be an error's echo
 	holdUp      *time.Timer
 	failed      bool // out has failed
+	quiet       bool // out gets no log text
 	interrupted bool
 	cancelled   <-chan struct{}
 	grace       <-chan time.Time
-	nudged      bool // the relay was told that GDB does not answer
+	nudged      bool // GDB was helped to answer
 	abandoned   bool
 
+	ran  bool   // something was set running, or has stopped; guarded by c.mu
 	late *Error // came after ^running; guarded by c.mu
 }
 
@@ -122,11 +124,13 @@ func (k *call) end() {
 	}
 }
 
-// lateError is the error of a command that had been answered with ^running.
-func (k *call) lateError() *Error {
+// state returns what is known of the call so far: whether something was set
+// running or has stopped, and the error of a command that had been answered
+// with ^running.
+func (k *call) state() (ran bool, late *Error) {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
-	return k.late
+	return k.ran, k.late
 }
 
 // exchange sends one command and waits for its answer, passing on text.
@@ -161,7 +165,7 @@ func (k *call) exchange(op string) (reply, error) {
 		case <-k.grace:
 			if !k.nudged {
 				k.nudged = true
-				_ = c.lib.Interrupt() // an error means that the relay is gone
+				go c.relay.nudge()
 				k.grace = time.After(c.cfg.Grace / 2)
 				continue
 			}
@@ -199,6 +203,9 @@ func (k *call) abandon(j job) {
 
 // take handles one piece of text.
 func (k *call) take(ch chunk) {
+	if ch.log && k.quiet {
+		return
+	}
 	if !ch.log || k.held.Len() > maxHeld {
 		k.flush()
 	}
@@ -300,11 +307,28 @@ func (c *Client) Console(ctx context.Context, line string, out io.Writer) error 
 }
 
 // Query is Console for a line that sets nothing running, which is over with
-// GDB's answer to it, and returns what it prints.
+// GDB's answer to it, and returns what it prints, whatever GDB is set to trace
+// ("set debug", "set trace-commands") and without its warnings.
 func (c *Client) Query(ctx context.Context, line string) (string, error) {
 	var b strings.Builder
 	err := c.console(ctx, line, &b, false)
-	return b.String(), err
+	return Untraced(b.String(), line), err
+}
+
+// Untraced is what a line printed, without the lines in which GDB shows what it
+// executes while trace-commands is on.
+func Untraced(text, line string) string {
+	for {
+		first, rest, found := strings.Cut(text, "\n")
+		if !found || strings.TrimSpace(first) != "+"+line {
+			return text
+		}
+		text = rest
+		// with SETTING -- COMMAND executes a command of its own.
+		if _, line, found = strings.Cut(line, " -- "); !found {
+			return text
+		}
+	}
 }
 
 // named is a line as errors name it.
@@ -316,19 +340,58 @@ func named(line string) string {
 	return line
 }
 
+// QueryAll is Query for several lines, which GDB executes one after the other in
+// one round trip. It returns what each has printed, in their order. When one
+// fails, those behind it are not executed: texts has what the lines before it
+// have printed, and err is GDB's *Error.
+func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
+	if len(lines) == 0 {
+		return nil, nil
+	}
+	// The mark has a character that no text of GDB's holds, and that stands
+	// otherwise in the line where GDB shows what it executes.
+	nonce := newNonce()
+	echo, mark := `echo \036`+nonce, "\x1e"+nonce
+	args := make([]string, 0, 2*len(lines))
+	for _, line := range lines {
+		args = append(args, line, echo)
+	}
+	var b strings.Builder
+	err = c.execute(ctx, lines[0], args, &b, false)
+	texts = strings.Split(b.String(), mark)
+	texts = texts[:min(len(texts)-1, len(lines))] // the rest is of a line that failed
+	for i := range texts {
+		texts[i] = strings.TrimSuffix(Untraced(texts[i], lines[i]), "+"+echo+"\n")
+	}
+	if err == nil && len(texts) != len(lines) {
+		err = fmt.Errorf("%s: GDB printed other than the text of %d lines", named(lines[0]), len(lines))
+	}
+	return texts, err
+}
+
 func (c *Client) console(ctx context.Context, line string, out io.Writer, stop bool) error {
-	if strings.IndexByte(line, 0) >= 0 {
-		return fmt.Errorf("%q: the line holds a NUL byte", line)
+	return c.execute(ctx, line, []string{line}, out, stop)
+}
+
+// execute has GDB execute lines, one after the other; errors name the call.
+func (c *Client) execute(ctx context.Context, name string, lines []string, out io.Writer, stop bool) error {
+	op := "interpreter-exec console"
+	for _, line := range lines {
+		if strings.IndexByte(line, 0) >= 0 {
+			return fmt.Errorf("%q: the line holds a NUL byte", line)
+		}
+		op += " " + quoted(line)
 	}
 	if out == nil {
 		out = io.Discard
 	}
-	k, err := c.begin(ctx, named(line), out)
+	k, err := c.begin(ctx, named(name), out)
 	if err != nil {
 		return err
 	}
 	defer k.end()
-	_, err = k.exchange("interpreter-exec console " + quoted(line))
+	k.quiet = !stop
+	r, err := k.exchange(op)
 	var e *Error
 	if err != nil && !errors.As(err, &e) {
 		return err
@@ -337,28 +400,15 @@ func (c *Client) console(ctx context.Context, line string, out io.Writer, stop b
 		k.unecho(e.Msg)
 	}
 	// The stop, and what belongs to it; or what is left of an interrupt.
-	if stop || k.interrupted {
+	ran, _ := k.state()
+	if stop && (ran || r.class == "running") || k.interrupted {
 		if _, berr := k.exchange(barrier); berr != nil && !errors.As(berr, new(*Error)) {
 			return berr
 		}
 	}
-	if late := k.lateError(); late != nil && err == nil {
+	if _, late := k.state(); late != nil && err == nil {
 		k.unecho(late.Msg)
 		err = late
 	}
 	return k.outcome(err)
-}
-
-// QueryAll is Query for several lines, in one round trip: it returns what each
-// prints. The first that fails ends it; the texts before it are returned with
-// the *Error.
-func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
-	for _, l := range lines {
-		text, err := c.Query(ctx, l)
-		if err != nil {
-			return texts, err
-		}
-		texts = append(texts, text)
-	}
-	return texts, nil
 }

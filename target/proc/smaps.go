@@ -38,11 +38,11 @@ func ParseSmaps(text []byte) ([]Smap, error) {
 		// A field is "Name:  value"; the first word of a mapping holds no colon.
 		key, value, _ := bytes.Cut(row, []byte{' '})
 		if !bytes.HasSuffix(key, []byte{':'}) {
-			m, why := parseMapsLine(row)
-			if why != "" {
+			var m Smap
+			if why := parseMapsLine(&m.Mapping, row, ""); why != "" {
 				return nil, &vm.ParseError{Line: line, Text: string(row), Why: why}
 			}
-			ms = append(ms, Smap{Mapping: m})
+			ms = append(ms, m)
 			continue
 		}
 		if len(ms) == 0 {

@@ -2,14 +2,15 @@ package proc
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"dbgsh/internal/testkit"
 	"dbgsh/vm"
 )
 
@@ -65,45 +66,44 @@ func TestParseSmaps(t *testing.T) {
 	}
 }
 
-// TestParseSmapsLive compares with /proc/PID/maps of a stopped process.
+// TestParseSmapsLive compares with /proc/PID/maps of a process that waits.
 func TestParseSmapsLive(t *testing.T) {
-	cmd := exec.Command("sleep", "60")
-	if err := cmd.Start(); err != nil {
-		t.Skip(err)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	for range 100 {
-		dir := "/proc/" + strconv.Itoa(cmd.Process.Pid)
-		before, err1 := os.ReadFile(dir + "/maps")
-		smaps, err2 := os.ReadFile(dir + "/smaps")
-		after, err3 := os.ReadFile(dir + "/maps")
-		if err := errors.Join(err1, err2, err3); err != nil {
-			t.Skip(err)
-		}
-		if string(before) != string(after) {
-			continue // it still starts
-		}
-		want, err := ParseMaps(before)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ss, err := ParseSmaps(smaps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []vm.Mapping
-		for _, s := range ss {
-			got = append(got, s.Mapping)
-			if s.HasFlag("rd") != s.Perm.Is(vm.Read) || s.HasFlag("wr") != s.Perm.Is(vm.Write) || s.HasFlag("ex") != s.Perm.Is(vm.Exec) {
-				t.Errorf("%v %v: flags %q", s.Range, s.Perm, s.VMFlags)
-			}
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Error(diff)
-		}
-		return
+	defer r.Close()
+	defer w.Close()
+	if _, err := w.WriteString("ready\n"); err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("the map never rests")
+	cmd := exec.Command("cat")
+	cmd.Stdin = r
+	dir := fmt.Sprintf("/proc/%d", testkit.Start(t, cmd, testkit.FirstLine).Process.Pid)
+	testkit.WaitFor(t, "cat that sleeps", func() bool { return testkit.State(cmd.Process.Pid) == "S" })
+	maps, err1 := os.ReadFile(dir + "/maps")
+	smaps, err2 := os.ReadFile(dir + "/smaps")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	want, err := ParseMaps(maps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ss, err := ParseSmaps(smaps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []vm.Mapping
+	for _, s := range ss {
+		got = append(got, s.Mapping)
+		if s.HasFlag("rd") != s.Perm.Is(vm.Read) || s.HasFlag("wr") != s.Perm.Is(vm.Write) || s.HasFlag("ex") != s.Perm.Is(vm.Exec) {
+			t.Errorf("%v %v: flags %q", s.Range, s.Perm, s.VMFlags)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func FuzzSmaps(f *testing.F) {
