@@ -401,7 +401,7 @@ func TestHistory(t *testing.T) {
 func TestStay(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ line, want string }{
-		{"print 6*7", `^\$1 = 42\ndbgsh .*\n\(dbgsh\) $`}, {"nosuch", `^-ex: nosuch: Undefined .*\n(.*\n)*\(dbgsh\) $`},
+		{"print 6*7", `^\$1 = 42\ndbgsh .*\n\(dbgsh\) $`}, {"nosuch", `^-ex nosuch: Undefined .*\n(.*\n)*\(dbgsh\) $`},
 	} {
 		x := openTerminal(t, "-i", "-ex", c.line)
 		x.Expect(c.want)

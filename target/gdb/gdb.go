@@ -72,13 +72,20 @@ func New(cfg Config) (*GDB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.GDB == "" {
-		cfg.GDB = "gdb"
-		if path, err := exec.LookPath("gdb-multiarch"); err == nil {
-			cfg.GDB = path
-		}
-	}
+	cfg.GDB = Find(cfg.GDB)
 	return &GDB{cfg: cfg, tty: tty, program: cfg.Program, turned: make(chan struct{}), turn: make(chan struct{}, 1)}, nil
+}
+
+// Find is the path or name of the GDB to start: the one given, else
+// gdb-multiarch where it is installed, else gdb.
+func Find(name string) string {
+	if name != "" {
+		return name
+	}
+	if path, err := exec.LookPath("gdb-multiarch"); err == nil {
+		return path
+	}
+	return "gdb"
 }
 
 // Start starts GDB. The error says why it could not be started.
