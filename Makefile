@@ -2,8 +2,8 @@
 # make demo     shows it at work on a small program, installing GDB where missing
 # make test     installs what the tests need, then lint and every test
 # make fuzz     each fuzz target for FUZZTIME
-# make bench    the map and the start beside GDB's; make bench-search: the search;
-#               bench-kernel: a machine's map beside QEMU's monitor
+# make bench    the map, the start, a line and long output beside GDB's; make bench-search:
+#               the search; bench-kernel: a machine's map beside QEMU's monitor
 # make docs     docs/commands.md, the flags in docs/usage.md and docs/session.svg anew
 
 GO ?= go
@@ -35,7 +35,7 @@ fuzz:
 	@$(GO) run .ci/test.go -fuzz $(FUZZTIME)
 
 bench:
-	@$(GO) test -run '^$$' -bench 'Vmmap|Prompt' -benchtime 1x ./cmd/dbgsh
+	@$(GO) test -run '^$$' -bench 'Vmmap|Prompt|Commands|Output' -benchtime 1x ./cmd/dbgsh
 
 bench-search:
 	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh
