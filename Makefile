@@ -2,9 +2,9 @@
 # make demo     shows it at work on a small program, installing GDB where missing
 # make test     installs what the tests need, then lint and every test
 # make fuzz     each fuzz target for FUZZTIME
-# make bench    the map and the start beside GDB's; make bench-search: the search;
-#               bench-core: cores beside the processes that they are of;
-#               bench-kernel: a machine's map beside QEMU's monitor
+# make bench    the map, the start, a line and long output beside GDB's;
+#               bench-search: the search; bench-core: cores beside the processes
+#               that they are of; bench-kernel: a machine's map beside QEMU's monitor
 # make docs     docs/commands.md, the flags in docs/usage.md, the rooms in
 #               docs/architecture.md and the pictures anew
 
@@ -37,7 +37,7 @@ fuzz:
 	@$(GO) run .ci/test.go -fuzz $(FUZZTIME)
 
 bench:
-	@$(GO) test -run '^$$' -bench 'Vmmap|Prompt' -benchtime 1x ./cmd/dbgsh
+	@$(GO) test -run '^$$' -bench 'Vmmap|Prompt|Commands|Output' -benchtime 1x ./cmd/dbgsh
 
 bench-search:
 	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh

@@ -68,7 +68,6 @@ type filter struct {
 	kind    byte     // of text
 	text    []byte   // of stream records, to go on as one
 	out     []byte   // lines for the library; whole after flush
-	amount  int      // bytes of GDB's output since the last command
 
 	log    io.Writer // gets every line, may be nil
 	gone   string    // why GDB is gone, "" while it lives
@@ -82,7 +81,6 @@ func (f *filter) command(line []byte) (forGDB []byte) {
 	if !found || len(token) == 0 {
 		return nil
 	}
-	f.amount = 0
 	switch op, _, _ := strings.Cut(string(rest), " "); op {
 	case "gdb-exit":
 		f.exit = string(token)
@@ -168,7 +166,6 @@ func (f *filter) nudgeEcho(l []byte) bool {
 // write takes the next bytes of GDB's standard output.
 func (f *filter) write(data []byte) {
 	defer f.flush()
-	f.amount += len(data)
 	for {
 		i := bytes.IndexByte(data, '\n')
 		if i < 0 {
@@ -447,17 +444,12 @@ func (f *filter) long(prefix string, r record) {
 	f.out = append(f.out, prefix+classWhole+"\n"...)
 }
 
-// note writes a record of the filter's own. pairs are names and values; the
-// values are cut so that the line is not too long.
-func (f *filter) note(class string, pairs ...string) {
+// note writes a record of the filter's own, with one value, which is cut so that
+// the line is not too long.
+func (f *filter) note(class, name, value string) {
 	f.flush()
-	f.out = append(f.out, "="+class...)
-	for i := 0; i < len(pairs); i += 2 {
-		v := pairs[i+1]
-		v = v[:min(len(v), 1000)]
-		f.out = fmt.Appendf(f.out, `,%s="%s"`, pairs[i], appendEscaped(nil, []byte(v)))
-	}
-	f.out = append(f.out, '\n')
+	value = value[:min(len(value), 1000)]
+	f.out = fmt.Appendf(f.out, `=%s,%s="%s"`+"\n", class, name, appendEscaped(nil, []byte(value)))
 }
 
 // findRecord returns where in l a stream or async record starts that reaches to

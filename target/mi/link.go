@@ -36,8 +36,10 @@ type link struct {
 	spare []byte // for filter.out
 	told  []byte // by the relay
 
-	mu     sync.Mutex // never held during a write to a pipe
-	filter filter     // guarded by mu
+	mu     sync.Mutex // never held during a write to a pipe; guards what follows
+	filter filter
+	latest time.Time // when the last command came
+	amount int       // bytes of GDB's output since then
 
 	ended chan struct{} // closed when the library has been told that GDB is gone
 	work  sync.WaitGroup
@@ -53,10 +55,12 @@ const (
 )
 
 // GDB writes byte by byte, and to wake a reader costs it more than to write: after
-// muchOutput bytes since the last command it is read every outputPause only.
+// muchOutput bytes since the last command it is read at longer and longer
+// intervals, of an eighth of the time since then, but no more than maxPause.
 const (
-	muchOutput  = 4 << 10
-	outputPause = time.Millisecond
+	muchOutput = 4 << 10
+	pausePart  = 8
+	maxPause   = 10 * time.Millisecond
 )
 
 // newLink makes the pipes.
@@ -219,6 +223,7 @@ func (l *link) takeCommands() {
 		l.mu.Lock()
 		forGDB := l.filter.command(bytes.TrimSuffix(line, []byte("\n")))
 		exit, gone := l.filter.exit != "", l.filter.gone != ""
+		l.latest, l.amount = time.Now(), 0
 		l.mu.Unlock()
 		if gone {
 			<-l.ended
@@ -291,12 +296,8 @@ func (l *link) wait() (more bool) {
 		case l.pipes[pipeErrors][0]:
 			l.readErrors()
 		case l.pipes[pipeOutput][0]:
-			n := l.readOutput()
-			l.mu.Lock()
-			much := l.filter.amount > muchOutput
-			l.mu.Unlock()
-			if much && n < len(l.buf) {
-				time.Sleep(outputPause)
+			if l.readOutput() < len(l.buf) { // else the writer waits for us
+				time.Sleep(l.pause())
 			}
 			l.arm()
 		}
@@ -314,6 +315,16 @@ func (l *link) listen() {
 	}
 }
 
+// pause returns how long GDB's output is left alone now.
+func (l *link) pause() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.amount < muchOutput {
+		return 0
+	}
+	return min(time.Since(l.latest)/pausePart, maxPause)
+}
+
 // readOutput takes what there is of GDB's output, and returns its size. What GDB
 // wrote to its standard error before goes first, so that it belongs to the right
 // command.
@@ -326,6 +337,7 @@ func (l *link) readOutput() int {
 	}
 	l.mu.Lock()
 	l.filter.write(data)
+	l.amount += len(data)
 	l.mu.Unlock()
 	l.pass()
 	return len(data)
@@ -360,9 +372,12 @@ func (l *link) pass() {
 	out, exited := l.filter.out, l.filter.exited
 	l.filter.out = l.spare[:0]
 	l.mu.Unlock()
-	l.spare = out
 	if len(out) > 0 {
 		_, _ = l.records.Write(out) // the library reads to the end
+	}
+	l.spare = nil
+	if cap(out) <= 4*len(l.buf) { // what a long record needed is not kept
+		l.spare = out
 	}
 	if exited {
 		l.records.Close()

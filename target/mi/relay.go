@@ -57,10 +57,11 @@ func RelayMain() int {
 		fmt.Fprintln(os.Stderr, "relay: no command")
 		return 2
 	}
-	tell, err := os.OpenFile(os.Args[2+pipeTold], os.O_WRONLY, 0)
+	fd, err := openPipe(os.Args[2+pipeTold], unix.O_WRONLY)
 	if err != nil {
 		return 1 // the client is gone
 	}
+	tell := os.NewFile(uintptr(fd), "pipe")
 	r := &relay{}
 	end := ""
 	if err := r.start(os.Args[2:], os.Args[2+relayPipes:]); err != nil {
@@ -74,6 +75,19 @@ func RelayMain() int {
 	return 0
 }
 
+// openPipe opens a pipe of the client's. It does not wait for somebody at the other
+// end: the client may have gone meanwhile.
+func openPipe(path string, mode int) (int, error) {
+	fd, err := unix.Open(path, mode|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, false)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("pipe: %w", err)
+	}
+	return fd, nil
+}
+
 // start starts GDB on pipes.
 func (r *relay) start(pipes, argv []string) error {
 	path, err := exec.LookPath(argv[0])
@@ -82,13 +96,13 @@ func (r *relay) start(pipes, argv []string) error {
 	}
 	var files [3]int
 	for i, mode := range []int{unix.O_RDONLY, unix.O_WRONLY, unix.O_WRONLY} {
-		if files[i], err = unix.Open(pipes[i], mode|unix.O_CLOEXEC, 0); err != nil {
-			return fmt.Errorf("pipe: %w", err)
+		if files[i], err = openPipe(pipes[i], mode); err != nil {
+			return err
 		}
 	}
 	for i := range r.out {
-		if r.out[i], err = unix.Open(pipes[pipeOutput+i], unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-			return fmt.Errorf("pipe: %w", err)
+		if r.out[i], err = openPipe(pipes[pipeOutput+i], unix.O_RDONLY); err != nil {
+			return err
 		}
 	}
 	// SIGHUP makes GDB quit in order even while its target runs, and does not
@@ -108,33 +122,34 @@ func (r *relay) start(pipes, argv []string) error {
 
 // wait waits for the end of GDB and returns how it ended.
 func (r *relay) wait() string {
+	fds := []unix.PollFd{
+		{Fd: int32(r.pidfd), Events: unix.POLLIN},
+		{Fd: 0}, // its hang-up only: the client reads it
+	}
 	for {
-		fds := []unix.PollFd{{Fd: int32(r.pidfd), Events: unix.POLLIN}}
-		if !r.hungUp {
-			fds = append(fds, unix.PollFd{Fd: 0}) // its hang-up only: the client reads it
-		} else {
-			// A GDB that cannot write does not end.
-			for _, fd := range r.out {
-				fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-			}
-		}
 		timeout := -1
 		if len(r.force) > 0 {
 			timeout = int(max(0, time.Until(r.due).Milliseconds()+1))
 		}
-		n, err := unix.Poll(fds, timeout)
+		if _, err := unix.Poll(fds, timeout); err != nil {
+			continue // EINTR
+		}
 		switch {
-		case err != nil: // EINTR
-		case n == 0:
+		case fds[0].Revents != 0:
+			return r.reap()
+		case r.hungUp:
+			drain(fds[1:])
+		case fds[1].Revents != 0:
+			r.hangUp()
+			fds = fds[:1]
+			for _, fd := range r.out {
+				fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+			}
+		}
+		if len(r.force) > 0 && time.Now().After(r.due) {
 			_ = unix.Kill(r.pid, r.force[0]) // an error means that it cannot be ended
 			r.force = r.force[1:]
 			r.due = time.Now().Add(endGrace)
-		case fds[0].Revents != 0:
-			return r.reap()
-		case !r.hungUp:
-			r.hangUp()
-		default:
-			r.drain(fds[1:])
 		}
 	}
 }
@@ -151,12 +166,15 @@ func (r *relay) hangUp() {
 	r.due = time.Now().Add(endGrace)
 }
 
-// drain reads what GDB writes for nobody.
-func (r *relay) drain(fds []unix.PollFd) {
+// drain reads what GDB writes for nobody: a GDB that cannot write does not end.
+func drain(fds []unix.PollFd) {
 	buf := make([]byte, 64<<10)
-	for _, p := range fds {
-		if p.Revents != 0 {
-			_, _ = unix.Read(int(p.Fd), buf)
+	for i := range fds {
+		if fds[i].Revents == 0 {
+			continue
+		}
+		if n, err := unix.Read(int(fds[i].Fd), buf); n <= 0 && err != unix.EINTR {
+			fds[i].Fd = -1 // nobody writes there any more
 		}
 	}
 }
