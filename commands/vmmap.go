@@ -32,9 +32,9 @@ func vmmap() Command {
 
 Several are joined by "or". --addr and --name force the second and the last
 reading. An expression is only looked at: one that would call, assign or write
-in the debuggee is refused. A REGION with blanks in it wants quotes. A mapping that has no name is
-shown as [anon_0xN], N being its start without the low 12 bits, and is found by
-that name with or without the 0x.
+in the debuggee is refused. A REGION with blanks in it wants quotes. A mapping
+that has no name is shown as [anon_0xN], N being its start without the low 12
+bits, and is found by that name with or without the 0x.
 
 Where a REGION is given, the mappings that match begin with a mark, each goes
 with its neighbours (see -A and -B), and a row that holds an address asked for
