@@ -178,18 +178,22 @@ func mayChange() map[string]string {
 	}
 }
 
-// all tries every setting that GDB lists.
-func (w *sweep) all() {
+// all tries every setting that GDB lists, or those of some that are wanted.
+func (w *sweep) all(only ...string) {
 	w.t.Helper()
 	w.gdb.Lines("set max-completions unlimited", "set confirm off", "cd "+w.t.TempDir()) // where it may write files
 	w.want, w.symbols = w.answers(), w.complete("set annotate ")
-	for _, name := range w.names("") {
+	names := only
+	if len(names) == 0 {
+		names = w.names("")
+	}
+	for _, name := range names {
 		if _, no := mayChange()[name]; !no {
 			w.try(name)
 		}
 	}
 	w.t.Logf("%d settings, %d values", w.settings, w.values)
-	if w.settings < 200 || w.values < w.settings {
+	if w.settings < 200 && w.settings != len(only) || w.values < w.settings {
 		w.t.Error("GDB has more settings")
 	}
 	if !slices.Equal(w.answers(), w.want) {
@@ -209,6 +213,21 @@ func TestSettingsOfGDB(t *testing.T) {
 	w.lines = []string{"vmmap $pc", "search -p $sp", "pagewalk $pc", fmt.Sprintf("search -p %#x", secret)}
 	w.all()
 	for i, part := range []string{"r-xp", "hits; searched", "the debuggee is a process", "2 hits"} {
+		if !strings.Contains(w.want[i], part) {
+			t.Errorf("%s: %q", w.lines[i], w.want[i])
+		}
+	}
+}
+
+// TestSettingsOfGDBBehindGDBServer is how memory is read through GDB.
+func TestSettingsOfGDBBehindGDBServer(t *testing.T) {
+	prog := testkit.BuildC(t, "tour")
+	addr, _ := testkit.GDBServer(t, prog)
+	w := newSweep(t, gdb.Config{Program: prog})
+	w.gdb.Lines("target remote "+addr, "break checkpoint", "continue")
+	w.lines = []string{"vmmap $pc", "search flag{ [heap]", "search --regex flag.maps [heap]"}
+	w.all("language", "input-radix", "output-radix", "trace-commands", "annotate", "debug remote", "debug serial")
+	for i, part := range []string{"r-xp", "1 hit; searched", "1 hit; searched"} {
 		if !strings.Contains(w.want[i], part) {
 			t.Errorf("%s: %q", w.lines[i], w.want[i])
 		}
