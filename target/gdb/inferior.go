@@ -34,7 +34,7 @@ var threadID = regexp.MustCompile(`\(Thread \d+\.(\d+)`)
 // Inferior asks GDB for the selected inferior, in two round trips.
 func (g *GDB) Inferior(ctx context.Context) (Inferior, error) {
 	texts, err := g.QueryAll(ctx,
-		`printf "%d", $_inferior`,
+		`with language c -- printf "%d", $_inferior`, // any language knows no more
 		"maint print target-stack",
 		"show breakpoint always-inserted",
 		"info connections",

@@ -64,7 +64,7 @@ func (m Memory) ReadMemory(ctx context.Context, p []byte, addr uint64) (n int, e
 // dump reads all of p by way of a file; ok is false where GDB cannot read all of it.
 func (m Memory) dump(ctx context.Context, p []byte, addr uint64) (ok bool, err error) {
 	text, err := ThroughFile(func(name string) error {
-		_, err := m.g.Query(ctx, fmt.Sprintf("dump binary memory %s %#x %#x", name, addr, addr+uint64(len(p))))
+		_, err := m.g.Query(ctx, fmt.Sprintf("with language c -- dump binary memory %s %#x %#x", name, addr, addr+uint64(len(p))))
 		return err
 	})
 	if Unreadable(err) {
@@ -80,7 +80,8 @@ func (m Memory) dump(ctx context.Context, p []byte, addr uint64) (ok bool, err e
 // Read is one command, for few bytes. GDB leaves out what it cannot read, and
 // answers with an error if that is everything.
 func (m Memory) Read(ctx context.Context, p []byte, addr uint64) (int, error) {
-	res, err := m.g.Send(ctx, "data-read-memory-bytes", fmt.Sprintf("%#x", addr), strconv.Itoa(len(p)))
+	// The address is an expression; not every language writes it so.
+	res, err := m.g.Send(ctx, "data-read-memory-bytes", "--language", "c", fmt.Sprintf("%#x", addr), strconv.Itoa(len(p)))
 	if Unreadable(err) {
 		return 0, nil
 	}

@@ -22,8 +22,10 @@ import (
 
 // LongQuery is Query for hundreds of lines that come one by one, which costs
 // thirty times less by way of a file. GDB's pipe (since 10) also sets
-// $_shell_exitcode.
+// $_shell_exitcode. What GDB logs gets into the file, too, whole lines of it but
+// for what goes over a connection.
 func (g *GDB) LongQuery(ctx context.Context, line string) (string, error) {
+	line = "with language c -- with debug serial 0 -- " + line // 0 is an expression
 	text, err := ThroughFile(func(name string) error {
 		_, err := g.Query(ctx, "pipe "+line+" | cat >"+name)
 		return err
@@ -199,11 +201,11 @@ func (g *GDB) Registers(ctx context.Context) ([]uint64, error) {
 // Arch is the size of pointers in bytes and the byte order that GDB supposes.
 func (g *GDB) Arch(ctx context.Context) (ptr int, bigEndian bool, err error) {
 	// In a language without sizeof it is asked in C.
-	texts, err := g.QueryAll(ctx, "with language c -- output sizeof(void *)", "show endian")
+	texts, err := g.QueryAll(ctx, `with language c -- printf "%d", sizeof(void *)`, "show endian")
 	if err != nil {
 		return 0, false, err
 	}
-	if ptr = 8; strings.TrimSpace(texts[0]) == "4" {
+	if ptr = 8; texts[0] == "4" {
 		ptr = 4
 	}
 	return ptr, strings.Contains(texts[1], "big endian"), nil
