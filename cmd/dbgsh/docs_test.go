@@ -47,13 +47,15 @@ func TestUsageDoc(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const fence = "```"
+	const fence, alsoTaken = "```", "Also taken: "
 	before, rest, begins := strings.Cut(string(text), fence+"text\n")
-	_, after, ends := strings.Cut(rest, fence+"\n")
-	if !begins || !ends {
-		t.Fatal("no block of text")
+	_, rest, others := strings.Cut(rest, fence+"\n\n"+alsoTaken)
+	_, after, ends := strings.Cut(rest, "\n\n")
+	if !begins || !others || !ends {
+		t.Fatalf("no block of text, or no %q behind it", alsoTaken)
 	}
-	want := before + fence + "text\n" + strings.ReplaceAll(help.String(), "\t", "    ") + fence + "\n" + after
+	want := before + fence + "text\n" + strings.ReplaceAll(help.String(), "\t", "    ") + fence + "\n\n" +
+		alsoTaken + otherNames() + "\n\n" + after
 	if *updateDocs {
 		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -63,6 +65,18 @@ func TestUsageDoc(t *testing.T) {
 	if want != string(text) {
 		t.Error(`docs/usage.md does not show the flags as "dbgsh -h" does; "make docs" makes it so`)
 	}
+}
+
+// otherNames is the names of flags that the help has no room for.
+func otherNames() string {
+	var list []string
+	for _, op := range allOptions() {
+		_, others := op.form()
+		for _, n := range others {
+			list = append(list, fmt.Sprintf("`-%s` for `-%s`", n, op.names[0]))
+		}
+	}
+	return strings.Join(list, ", ") + "; `-nw` and `-nowindows`, which\nchange nothing; two dashes for one; `=` in place of the blank before a value."
 }
 
 // reference is the commands of a registry as a document in Markdown.

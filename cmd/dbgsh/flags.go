@@ -149,15 +149,24 @@ func without() map[string]string {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "usage: dbgsh [flags] [program [core|pid]]\n       dbgsh [flags] -args program [arg ...]\n")
 	for _, op := range allOptions() {
-		form, arg := "-"+op.names[0], ""
-		if op.arg != "" {
-			arg = " " + op.arg
-		}
-		if len(op.names) > 1 && len(form+", -"+op.names[1]+arg) <= formWidth {
-			form += ", -" + op.names[1]
-		}
-		fmt.Fprintf(w, "  %-*s %s\n", formWidth, form+arg, op.use)
+		form, _ := op.form()
+		fmt.Fprintf(w, "  %-*s %s\n", formWidth, form, op.use)
 	}
+}
+
+// form is how the help writes the option, and those of its names that it has no
+// room for.
+func (op *option) form() (form string, others []string) {
+	form, others = "-"+op.names[0], op.names[1:]
+	arg := ""
+	if op.arg != "" {
+		arg = " " + op.arg
+	}
+	if len(others) > 0 && len(form+", -"+others[0]+arg) <= formWidth {
+		form += ", -" + others[0]
+		others = others[1:]
+	}
+	return form + arg, others
 }
 
 // parseArgs reads the command line. flag.ErrHelp means that help was asked for
