@@ -1,7 +1,8 @@
 // Docs draws the pictures in docs/ and writes the table of rooms. For
 // docs/session.svg it types at dbgsh on a terminal of its own and draws what that
-// shows; docs/architecture.svg is the imports of the packages. It runs in the
-// repository's root.
+// shows; docs/architecture.svg is the imports of the packages. "docs share DIR"
+// makes what is installed beside the program of the pages in docs/, and writes it
+// to DIR. It runs in the repository's root.
 package main
 
 import (
@@ -34,7 +35,16 @@ func typed() []string {
 const rows, columns = 200, 108
 
 func main() {
-	if err := errors.Join(writeArchitecture("."), draw("docs/session.svg")); err != nil {
+	var err error
+	switch args := os.Args[1:]; {
+	case len(args) == 0:
+		err = errors.Join(writeArchitecture("."), draw("docs/session.svg"))
+	case len(args) == 2 && args[0] == "share":
+		err = writeShare(".", args[1])
+	default:
+		err = errors.New("usage: docs [share DIR]")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "docs:", err)
 		os.Exit(1)
 	}
