@@ -106,11 +106,12 @@ type Client struct {
 	dirty    atomic.Bool   // a SIGINT was sent that may hit the next command
 	settling atomic.Bool   // the message of an interrupt that came too late is due
 
-	sent     atomic.Int64 // commands given to lib: the last one's token
-	answered atomic.Int64 // commands that lib has returned from
-	exitSent atomic.Bool  // the last of them is gdb-exit
-	pid      int          // GDB's
-	pidfd    int          // GDB's
+	sent     atomic.Int64   // commands given to lib: the last one's token
+	answered atomic.Int64   // commands that lib has returned from
+	exitSent atomic.Bool    // the last of them is gdb-exit
+	pid      int            // GDB's
+	pidfd    int            // GDB's
+	left     sync.WaitGroup // who ends what a killed GDB has left
 	relay    relayEnd
 
 	started chan struct{} // closed when pid is set
@@ -419,7 +420,19 @@ func (c *Client) Interrupt() error {
 // closed soon after. What GDB started dies with it; a process that it attached
 // to may be left with breakpoints in its code.
 func (c *Client) Kill() {
+	left := c.behind()
 	_ = c.signal(unix.SIGKILL) // an error means that there is nothing to kill
+	c.left.Go(left.end)
+}
+
+// behind finds the programs behind GDB's pipes.
+func (c *Client) behind() behind {
+	select {
+	case <-c.started:
+		return findBehind(c.pid)
+	default:
+		return nil
+	}
 }
 
 // signal sends sig to GDB, and SIGINT to its whole group.
@@ -498,6 +511,13 @@ func (c *Client) end(ctx context.Context) {
 		within(exitGrace, c.done, ctx)
 	}
 	hard := context.Background()
+	var left behind
+	if c.Err() == nil {
+		if left = c.behind(); len(left) > 0 {
+			left.signal(unix.SIGTERM) // GDB may wait for them
+			within(termGrace, c.done, ctx)
+		}
+	}
 	if c.Err() == nil {
 		_ = c.signal(unix.SIGTERM)
 		within(termGrace, c.done, ctx)
@@ -523,6 +543,8 @@ func (c *Client) end(ctx context.Context) {
 		<-c.idle
 	}
 	<-c.relay.over
+	left.end()
+	c.left.Wait()
 	if c.pidfd >= 0 {
 		unix.Close(c.pidfd)
 	}

@@ -202,6 +202,7 @@ func (r *relay) turn() {
 		return // EINTR
 	}
 	if n == 0 {
+		findBehind(r.pid).release() // GDB may wait for them
 		r.signal(r.force[0])
 		r.force = r.force[1:]
 		r.forceAt = time.Now().Add(endGrace)

@@ -102,21 +102,11 @@ func (c *Client) endOrphan() {
 		return
 	}
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		if c.pollEnd(endGrace) {
+		if pollEnd(c.pidfd, endGrace) {
 			return
 		}
+		c.behind().release() // GDB may wait for them
 		_ = unix.PidfdSendSignal(c.pidfd, sig, nil, 0)
-	}
-}
-
-// pollEnd tells whether GDB ends within d, when no relay tells of it.
-func (c *Client) pollEnd(d time.Duration) bool {
-	fds := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
-	for end := time.Now().Add(d); ; {
-		n, err := unix.Poll(fds, int(max(0, time.Until(end).Milliseconds())))
-		if err != unix.EINTR {
-			return n > 0
-		}
 	}
 }
 
