@@ -3,6 +3,7 @@ package target
 import (
 	"sync"
 
+	"dbgsh/target/gdb"
 	"dbgsh/target/qemusys"
 	"dbgsh/vm"
 )
@@ -15,9 +16,8 @@ type kept struct {
 	mu    sync.Mutex
 	stubs map[stubKey]Kind // what stubs have said of themselves
 
-	processes uint64       // how many had come and gone when what follows was found
-	regions   []vm.Mapping // found by reading; sorted only by when they were found
-	grown     int          // counts the changes of regions
+	found map[stubKey]foundIn
+	grown int // counts the changes of found
 
 	coreMu sync.Mutex  // held while a core is read
 	core   *openedCore // the core file read last, nil for none; guarded by coreMu
@@ -28,6 +28,15 @@ type stubKey struct {
 	conn          string // differs between connections, and between GDBs
 	inferior, pid int
 }
+
+// foundIn is what was found by reading in a process.
+type foundIn struct {
+	process uint64       // tells it from others behind the stub
+	regions []vm.Mapping // sorted only by when they were found
+}
+
+// keyOf is the stub behind an inferior.
+func keyOf(inf *gdb.Inferior) stubKey { return stubKey{inf.Conn.Key, inf.ID, inf.PID} }
 
 // stub is the kind of a stub, which probe finds out once.
 func (k *kept) stub(key stubKey, probe func() (Kind, error)) (Kind, error) {
@@ -50,39 +59,40 @@ func (k *kept) stub(key stubKey, probe func() (Kind, error)) (Kind, error) {
 	return kind, nil
 }
 
-// forget drops what belongs to a process that is gone; processes counts those
-// that came and went.
-func (k *kept) forget(processes uint64) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.processes != processes {
-		k.processes, k.regions = processes, nil
-		k.grown++
-	}
-}
-
-// addExplored adds what was found by reading. What it overlaps of what was found
-// before becomes one with it.
-func (k *kept) addExplored(m vm.Mapping) {
+// addExplored adds what was found by reading in a process behind a stub. What it
+// overlaps of what was found before becomes one with it.
+func (k *kept) addExplored(key stubKey, process uint64, m vm.Mapping) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var regions []vm.Mapping
-	for _, old := range k.regions {
+	for _, old := range k.in(key, process) {
 		if old.Overlaps(m.Range) {
 			m.Range = vm.Union([]vm.Range{m.Range, old.Range})[0]
 		} else {
 			regions = append(regions, old)
 		}
 	}
-	k.regions = append(regions, m)
+	if k.found == nil {
+		k.found = map[stubKey]foundIn{}
+	}
+	k.found[key] = foundIn{process, append(regions, m)}
 	k.grown++
 }
 
-// all is what was found by reading in this process, and how often that changed.
-func (k *kept) all() (regions []vm.Mapping, grown int) {
+// explored is what was found by reading in a process behind a stub, and how often
+// that changed.
+func (k *kept) explored(key stubKey, process uint64) (regions []vm.Mapping, grown int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.regions, k.grown
+	return k.in(key, process), k.grown
+}
+
+// in is what was found in a process behind a stub; k.mu is held.
+func (k *kept) in(key stubKey, process uint64) []vm.Mapping {
+	if f := k.found[key]; f.process == process {
+		return f.regions
+	}
+	return nil
 }
 
 // Close closes what is open.

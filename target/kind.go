@@ -68,7 +68,7 @@ func (t *Target) kindOf(ctx context.Context, inf *gdb.Inferior) (Kind, error) {
 	case !inf.Has("remote") && !inf.Has("extended-remote"), inf.PID == 0:
 		return KindNone, nil
 	}
-	return t.kept.stub(stubKey{inf.Conn.Key, inf.ID, inf.PID}, func() (Kind, error) { return probeStub(ctx, t.GDB) })
+	return t.kept.stub(keyOf(inf), func() (Kind, error) { return probeStub(ctx, t.GDB) })
 }
 
 // probeStub tells stubs apart. The qqemu packets are QEMU's own (its

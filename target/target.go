@@ -93,7 +93,7 @@ func (t *Target) look(ctx context.Context, stamp gdb.Stamp) (*View, error) {
 	if v.Kind, err = t.kindOf(ctx, &v.Inferior); err != nil {
 		return nil, err
 	}
-	t.kept.forget(stamp.Processes)
+	v.process = t.Processes(v.Inferior.ID)
 	v.source = kinds()[v.Kind].open(v)
 	return v, nil
 }
@@ -206,7 +206,7 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 	found, err := explore(ctx, gdb.NewMemory(t.GDB, false), addr, last, explorePage, limit)
 	m = vm.Mapping{Range: found.Range, Perm: vm.KnownRead | vm.Read, Name: "<explored>", Source: vm.SourceExplored}
 	if err == nil && m.Size > 0 {
-		t.kept.addExplored(m)
+		t.kept.addExplored(keyOf(&v.Inferior), v.process, m)
 	}
 	return m, found.cut, err
 }

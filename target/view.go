@@ -19,9 +19,10 @@ type View struct {
 	Kind     Kind
 	Inferior gdb.Inferior
 
-	t      *Target
-	stamp  gdb.Stamp
-	source source
+	t       *Target
+	stamp   gdb.Stamp
+	process uint64 // tells the process from others of this inferior
+	source  source
 
 	mapTurn chan struct{} // holds one while the map is read
 	mu      sync.Mutex    // guards what follows; not held while anybody is asked
@@ -41,7 +42,7 @@ func (v *View) Map(ctx context.Context) (*vm.Map, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	explored, grown := v.t.kept.all()
+	explored, grown := v.t.kept.explored(keyOf(&v.Inferior), v.process)
 	v.mu.Lock()
 	read, whole := v.read, v.whole
 	fresh := v.grown == grown

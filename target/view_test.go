@@ -52,15 +52,15 @@ func TestViewMap(t *testing.T) {
 	rows(1, 4)
 	rows(1, 4)
 	// What is explored is seen at once, sorted in, and one with what it overlaps.
-	tgt.kept.addExplored(vm.Mapping{Range: vm.Range{Start: 0x1000, Size: 0x2000}})
+	tgt.kept.addExplored(stubKey{}, 0, vm.Mapping{Range: vm.Range{Start: 0x1000, Size: 0x2000}})
 	rows(2, 4)
-	tgt.kept.addExplored(vm.Mapping{Range: vm.Range{Start: 0x2000, Size: 0x2000}})
+	tgt.kept.addExplored(stubKey{}, 0, vm.Mapping{Range: vm.Range{Start: 0x2000, Size: 0x2000}})
 	rows(2, 4)
 	if m, err := v.Map(ctx); err != nil || (m.Mappings[0].Range != vm.Range{Start: 0x1000, Size: 0x3000}) {
 		t.Errorf("%+v, %v", m, err)
 	}
-	tgt.kept.forget(7) // another process
-	rows(1, 4)
+	v = &View{t: tgt, source: src, process: 7, mapTurn: make(chan struct{}, 1)} // of another one
+	rows(1, 5)
 	done, cancel := context.WithCancel(ctx)
 	cancel()
 	v.mapTurn <- struct{}{} // somebody reads the map

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,8 +38,7 @@ type GDB struct {
 	tty  *tty
 	turn chan struct{} // holds one while somebody talks to GDB
 
-	changes   atomic.Uint64 // see Stamp
-	processes atomic.Uint64
+	changes atomic.Uint64 // see Stamp
 
 	mu      sync.Mutex
 	client  *mi.Client // nil before Start and after Close
@@ -47,20 +47,26 @@ type GDB struct {
 	partly  bool          // a thread has stopped while others may run (non-stop mode)
 	turned  chan struct{} // closed when running next changes
 	ran     bool          // the inferior has run since its output was last drained
+
+	processes map[string]uint64 // how many came and went in an inferior; by GDB/MI's name for it
+	ended     uint64            // counts the GDBs that have ended
 }
 
-// Stamp tells one state of the debuggee from another.
-type Stamp struct {
-	// Changes counts what may have changed the debuggee or what is selected:
-	// a stop, a line given to GDB, a record of GDB's that says so.
-	Changes uint64
-	// Processes counts the processes that came and went.
-	Processes uint64
-}
+// Stamp tells one state of the debuggee from another: it counts what may have
+// changed the debuggee or what is selected, which is a stop, a line given to GDB,
+// or a record of GDB's that says so.
+type Stamp uint64
 
 // Stamp is the state as it is now. It is read before what is to hang on it, so
 // that what changes meanwhile shows.
-func (g *GDB) Stamp() Stamp { return Stamp{g.changes.Load(), g.processes.Load()} }
+func (g *GDB) Stamp() Stamp { return Stamp(g.changes.Load()) }
+
+// Processes tells one process of an inferior, as GDB numbers those, from another.
+func (g *GDB) Processes(inferior int) uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ended<<32 + g.processes["i"+strconv.Itoa(inferior)]
+}
 
 // New is a GDB that is not started yet. It opens the inferior's terminal.
 func New(cfg Config) (*GDB, error) {
@@ -100,7 +106,10 @@ func (g *GDB) Start(ctx context.Context) error {
 	go func() {
 		<-client.Done()
 		g.setRunning(false)
-		g.gone()
+		g.mu.Lock()
+		g.ended++
+		g.mu.Unlock()
+		g.changed()
 	}()
 	return nil
 }
@@ -174,19 +183,19 @@ func (g *GDB) event(e mi.Event) {
 		if g.cfg.NoInput && e.Class == "thread-group-started" {
 			g.tty.noInput()
 		}
-		g.gone()
+		g.mu.Lock()
+		if g.processes == nil {
+			g.processes = map[string]uint64{}
+		}
+		g.processes[e.Payload.Str("id")]++
+		g.mu.Unlock()
+		g.changed()
 	case "memory-changed", "thread-selected", "library-loaded", "library-unloaded":
 		g.changed()
 	}
 }
 
 func (g *GDB) changed() { g.changes.Add(1) }
-
-// gone says that what was known of a process is of no use any more.
-func (g *GDB) gone() {
-	g.processes.Add(1)
-	g.changed()
-}
 
 // Live reports whether the debuggee runs, or some of its threads may.
 func (g *GDB) Live() bool {
