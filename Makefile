@@ -2,9 +2,11 @@
 # make demo     shows it at work on a small program, installing GDB where missing
 # make test     installs what the tests need, then lint and every test
 # make fuzz     each fuzz target for FUZZTIME
-# make bench    the map and the start beside GDB's; make bench-search: the search;
-#               bench-kernel: a machine's map beside QEMU's monitor
-# make docs     docs/commands.md, the flags in docs/usage.md and docs/session.svg anew
+# make bench    the map, the start, a line and long output beside GDB's;
+#               bench-search: the search; bench-core: cores beside the processes
+#               that they are of; bench-kernel: a machine's map beside QEMU's monitor
+# make docs     docs/commands.md, the flags in docs/usage.md, the rooms in
+#               docs/architecture.md and the pictures anew
 
 GO ?= go
 FUZZTIME ?= 20s
@@ -12,7 +14,7 @@ FUZZTIME ?= 20s
 export GOFLAGS ?= -buildvcs=false
 
 .NOTPARALLEL:
-.PHONY: build demo test lint fuzz bench bench-search bench-kernel docs deps demo-deps clean
+.PHONY: build demo test lint fuzz bench bench-search bench-core bench-kernel docs deps demo-deps clean
 
 build:
 	$(GO) build -o bin/dbgsh ./cmd/dbgsh
@@ -35,13 +37,16 @@ fuzz:
 	@$(GO) run .ci/test.go -fuzz $(FUZZTIME)
 
 bench:
-	@$(GO) test -run '^$$' -bench 'Vmmap|Prompt' -benchtime 1x ./cmd/dbgsh
+	@$(GO) test -run '^$$' -bench 'Vmmap|Prompt|Commands|Output' -benchtime 1x ./cmd/dbgsh
 
 bench-search:
 	@$(GO) test -run '^$$' -bench 'Search' -benchtime 1x ./cmd/dbgsh
 
+bench-core:
+	@$(GO) test -run '^$$' -bench 'Core' -benchtime 1x ./cmd/dbgsh
+
 bench-kernel:
-	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 1x ./target
+	@$(GO) test -run '^$$' -bench 'Kernel' -benchtime 1x ./target/qemusys
 	@$(GO) test -run '^$$' -bench 'WalkLinear/1TiB' -benchtime 5x ./pt
 
 docs:
@@ -55,7 +60,7 @@ deps:
 		gcc-powerpc64-linux-gnu libc6-dev-ppc64-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross \
 		qemu-system-x86 qemu-system-arm qemu-system-misc
 	@.ci/qemu-user
-	@.ci/kernels amd64 arm64 riscv64 686 686-pae
+	@.ci/kernels amd64 arm64 riscv64 686 686-pae armmp armmp-lpae
 
 demo-deps:
 	@.ci/install gdb gcc libc6-dev

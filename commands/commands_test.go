@@ -37,7 +37,8 @@ type fakeDebuggee struct {
 	explored []vm.Mapping
 }
 
-func (d *fakeDebuggee) Forget() {}
+func (d *fakeDebuggee) Changed()             {}
+func (d *fakeDebuggee) Found(uint64, uint64) {}
 
 // Map is another one at each call, as of a debuggee that changes all the time.
 func (d *fakeDebuggee) Map(context.Context) (*vm.Map, error) {
@@ -93,7 +94,7 @@ func (d *fakeDebuggee) Registers(context.Context) ([]uint64, error) {
 	return []uint64{0x7ffffffde010, 0, 0x600123, 0x600456}, nil
 }
 func (d *fakeDebuggee) Status(context.Context) (target.Status, error) {
-	return target.Status{Kind: target.KindNative, PID: 7, GDB: "13.1", Map: "/proc/7/maps"}, nil
+	return target.Status{Kind: target.KindNative, PID: 7, GDB: "13.1", Map: d.m, MapFrom: "/proc/7/maps"}, nil
 }
 func (d *fakeDebuggee) PageTables(_ context.Context, o target.TableOptions) (*vm.Map, error) {
 	m := &vm.Map{AddressBits: 64, Mappings: []vm.Mapping{{
@@ -275,18 +276,52 @@ func TestVmmapWideRows(t *testing.T) {
 	}}
 	got, err := run(t, s, "vmmap top")
 	want := `              Start                 End Perm     Size Offset File
-              0x1000              0x2000 rw-p     1000      0 low
+             0x1000              0x2000 rw-p     1000      0 low
 ►0xffffffffff600000 0x10000000000000000 ????   a00000      0 top
 `
-	_ = want
-	if err != nil || !strings.Contains(got, "►") || !strings.Contains(got, "0x10000000000000000 ????") {
-		t.Errorf("%v\n%s", err, got)
+	if err != nil || got != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
 	}
 	d.m.AddressBits, d.m.Mappings = 32, d.m.Mappings[:1]
 	got, err = run(t, s, "vmmap")
 	if want := "     Start        End Perm     Size Offset File\n    0x1000     0x2000 rw-p     1000      0 low\n"; err != nil || got != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
 	}
+}
+
+// TestVmmapColumns compares the table with what fmt makes of the same rows.
+func TestVmmapColumns(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := &vm.Map{AddressBits: rapid.SampledFrom([]int{32, 64}).Draw(t, "bits")}
+		number := rapid.Map(rapid.Uint64(), func(v uint64) uint64 { return v >> (v % 64) })
+		width, sizes, offsets := map[int]int{32: 10, 64: 18}[m.AddressBits], 8, 6
+		for range rapid.IntRange(1, 5).Draw(t, "rows") {
+			start := number.Draw(t, "start")
+			size := 1 + min(number.Draw(t, "size"), -start-1) // up to 2^64
+			mp := vm.Mapping{
+				Range: vm.Range{Start: start, Size: size}, Perm: vm.Perm(rapid.Byte().Draw(t, "perm")),
+				Offset: number.Draw(t, "offset"), Name: rapid.SampledFrom([]string{"", "/lib/é\x1b"}).Draw(t, "name"),
+			}
+			m.Mappings = append(m.Mappings, mp)
+			width = max(width, len("0x"+mp.EndHex()))
+			sizes, offsets = max(sizes, len(fmt.Sprintf("%x", size))), max(offsets, len(fmt.Sprintf("%x", mp.Offset)))
+		}
+		want := fmt.Sprintf("%*s %*s Perm %*s %*s File\n", width, "Start", width, "End", sizes, "Size", offsets, "Offset")
+		for i := range m.Mappings {
+			mp := &m.Mappings[i]
+			want += fmt.Sprintf("%*s %*s %v %*x %*x %s\n", width, fmt.Sprintf("%#x", mp.Start), width, "0x"+mp.EndHex(),
+				mp.Perm, sizes, mp.Size, offsets, mp.Offset, mp.Title())
+		}
+		sel := (&vm.Filter{}).Select(m)
+		for _, paint := range []func(Style, string) string{nil, func(_ Style, text string) string { return text }} {
+			var got bytes.Buffer
+			text := NewText(&got, paint)
+			(&mapResult{of: m, rows: sel.Rows}).writeTable(text)
+			if err := text.Flush(); err != nil || got.String() != want {
+				t.Fatalf("%v\n%s\nwant\n%s", err, got.String(), want)
+			}
+		}
+	})
 }
 
 func TestErrors(t *testing.T) {
@@ -514,7 +549,7 @@ func TestSearch(t *testing.T) {
 			t.Errorf("%s: got %#x, want %#x", c.line, got, c.want)
 		}
 	}
-	if got, err := run(t, s, "search flag{"); err != nil || got != "[heap]          0x600100  66 6c 61 67 7b 6f 6e 65  7d 00 51 5a 51 5a 51 5a  flag{one}.QZQZQZ\n1 hit; searched 152.0 KiB in 5 mappings\n" {
+	if got, err := run(t, s, "search flag{"); err != nil || got != "[heap]          0x600100  66 6c 61 67 7b 6f 6e 65  7d 00 51 5a 51 5a 51 5a  flag{one}.QZQZQZ\n1 hit; searched 152.0 KiB in 5 mappings for text \"flag{\"\n" {
 		t.Errorf("%v\n%s", err, got)
 	}
 	if got, err := run(t, s, "search flag{ | vmmap"); err != nil || strings.Count(got, "\n") != 2 || !strings.Contains(got, "[heap]") {
@@ -666,6 +701,7 @@ func TestJSON(t *testing.T) {
 	}
 	var h struct {
 		Hits             []struct{ Address, Mapping, Preview string }
+		Sought           string
 		Count            uint64
 		SearchedBytes    uint64                        `json:"searched_bytes"`
 		SearchedMappings int                           `json:"searched_mappings"`
@@ -805,4 +841,27 @@ func FuzzExecute(f *testing.F) {
 			s.Maps.ClearAdded()
 		}
 	})
+}
+
+// A name that was concluded is told from one that was read.
+func TestDerivedNames(t *testing.T) {
+	s, d := newSession(t)
+	d.m.Mappings[1].Derived = true
+	want := `
+             Start                End Perm     Size Offset File
+          0x600000           0x601000 rw-p     1000      0 [heap] (derived)
+          0x601000           0x602000 rw-p     1000      0 [anon_0x601]
+    0x7ffffffde000     0x7ffffffff000 rw-p    21000      0 [stack]
+`[1:]
+	if got, err := run(t, s, "vmmap -w"); err != nil || got != want {
+		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
+	}
+	out, err := execute(s, "vmmap -w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(out.Result)
+	if err != nil || strings.Count(string(text), "derived") != 1 || !strings.Contains(string(text), `"name":"[heap]","name_derived":true`) {
+		t.Errorf("%s, %v", text, err)
+	}
 }

@@ -24,6 +24,14 @@ type JSONWriter interface {
 	WriteJSON(w io.Writer) error
 }
 
+// Summarizer is a Result whose last line says what all of it comes to, which is
+// to be seen also by those who leave before the end.
+type Summarizer interface {
+	Result
+	// Summary is that line, without its end.
+	Summary() string
+}
+
 // Style is the meaning of a piece of text, for whoever colours it.
 type Style uint8
 
@@ -44,9 +52,17 @@ const (
 // Text is where results write their text. The first error of the writer
 // behind it stays, and later text is dropped.
 type Text struct {
-	w     *bufio.Writer
-	paint func(Style, string) string
-	plain bool
+	w      *bufio.Writer
+	paint  func(Style, string) string
+	plain  bool
+	screen Screen
+}
+
+// Screen is the window that text is shown in; the zero value is none, as in a
+// pipe, where nothing is cut and every character can be shown.
+type Screen struct {
+	Columns int  // of characters, 0 for no bound
+	ASCII   bool // nothing else is sure to show
 }
 
 // NewText writes to w. paint colours a piece of text; nil means no colours.
@@ -57,6 +73,15 @@ func NewText(w io.Writer, paint func(Style, string) string) *Text {
 	}
 	return t
 }
+
+// On says that the text is shown on a screen.
+func (t *Text) On(s Screen) *Text {
+	t.screen = s
+	return t
+}
+
+// Screen is where the text is shown.
+func (t *Text) Screen() Screen { return t.screen }
 
 // Coloured reports whether styles show.
 func (t *Text) Coloured() bool { return !t.plain }
@@ -77,6 +102,9 @@ func (t *Text) Print(s Style, text string) {
 	t.w.WriteString(t.paint(s, core))
 	t.w.WriteString(text[len(core):])
 }
+
+// Write writes text in no style. The text is not kept.
+func (t *Text) Write(text []byte) (int, error) { return t.w.Write(text) }
 
 // notes writes sentences, a line each, that may hold names of files.
 func (t *Text) notes(notes []string) {

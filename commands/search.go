@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -21,12 +23,17 @@ func searchCommand() Command {
 		Short: "Find every place in memory that holds a value.",
 		Long: `VALUE is text unless a type is given: -t bytes (text, the default), string
 (text with its NUL), utf16, byte, short or word, dword, qword, pointer; -1, -2,
--4, -8 and -p are short for the last ones. Integers are GDB expressions and stand
+-4, -8 and -p are short for the last ones. Without a type a number in hex like
+0xdeadbeef is one of 4 bytes, or of 8 where it needs them, and what begins with &
+or $ and is a number to GDB is a pointer; -t bytes, or quotes, make them text. The
+last line says what was looked for. GDB's lines find the number of hits in
+$numfound and the address of the last in $_. Integers are GDB expressions and stand
 in the debuggee's byte order; a negative one wants -- before it, and LO..HI is any
 from LO to HI. In text \n \t \r \0 \\ and \xNN are understood. With -x VALUE is
 bytes in hex, where ?? or .. is any byte and ? any digit. --mask M compares only
 the bits that are set in M, an integer, or hex after -x. --regex reads VALUE as a
-regular expression over bytes, --icase takes upper and lower case as equal.
+regular expression over bytes, whose matches have up to 4096 bytes; where there
+may be a longer one, a note says so. --icase takes upper and lower case as equal.
 --into REGION takes no VALUE: it finds aligned pointers into what REGION selects.
 
 REGIONs, -e, -w and --perm choose mappings as for vmmap; of a range 0xA-0xB only
@@ -121,12 +128,49 @@ func (o *searchOptions) check() error {
 	return o.value.check(o.takesValue())
 }
 
+// pipeSlip says that a VALUE holds a bar that was surely meant to end it.
+func pipeSlip(r *Registry, w Word) []string {
+	if w.Quoted() {
+		return nil
+	}
+	before, after, found := strings.Cut(w.Raw, "|")
+	name := strings.TrimLeft(after, "|")
+	if !found || before == "" || name == "" || r.Lookup(name) == nil && name[0] != '!' {
+		return nil
+	}
+	return []string{fmt.Sprintf("a | without blanks around it is part of the text; for a pipeline write %q", before+" | "+name)}
+}
+
+// flagSlip refuses a REGION that is the name of a flag, which stands behind --.
+func (o *searchOptions) flagSlip(words []Word) error {
+	f := pflag.NewFlagSet("", pflag.ContinueOnError)
+	(&searchOptions{}).flags(f)
+	for _, w := range words {
+		name, isLong := strings.CutPrefix(w.Raw, "--")
+		switch {
+		case isLong && f.Lookup(name) != nil:
+		case len(w.Raw) == 2 && w.Raw[0] == '-' && f.ShorthandLookup(w.Raw[1:]) != nil:
+		default:
+			continue
+		}
+		return usagef("%s stands behind --, where it is a REGION and no flag; write it before -- (in quotes it is a name)", w.Raw)
+	}
+	return nil
+}
+
 // refines reports whether the search is among the hits of the last one.
 func (o *searchOptions) refines() bool { return o.next || o.changed || o.unchanged }
 
 // takesValue reports whether the first word is VALUE.
 func (o *searchOptions) takesValue() bool {
 	return o.value.into == "" && (o.next || !o.changed && !o.unchanged)
+}
+
+// FoundKeeper lets GDB's own lines know what a search found, as GDB's find does.
+type FoundKeeper interface {
+	// Found keeps the number of hits and the address of the last of them, which
+	// counts only where there are some.
+	Found(last, count uint64)
 }
 
 // MemoryOpener has memory.
@@ -151,18 +195,23 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 		}
 	}
 	words := in.Args
-	var matcher search.Matcher
+	var slips []string
+	var looked sought
 	var err error
 	if o.takesValue() {
 		if len(words) == 0 {
 			return nil, usagef(`takes a VALUE; see "help search"`)
 		}
-		matcher, err = o.value.matcher(ctx, s, words[0])
+		looked, err = o.value.matcher(ctx, s, words[0])
+		slips = append(slips, pipeSlip(s.Registry, words[0])...)
 		words = words[1:]
 	} else if o.value.into != "" {
-		matcher, err = o.value.pointers(ctx, s)
+		looked, err = o.value.pointers(ctx, s)
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := o.flagSlip(words); err != nil {
 		return nil, err
 	}
 	filter, err := o.where.filter(ctx, s, words)
@@ -175,14 +224,17 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	}
 	defer memory.Close()
 	res := &searchResult{
-		of: m, mappings: partsOf(sel.Matches()), onlyCount: o.count, shown: o.shown,
+		of: m, mappings: partsOf(sel.Rows), onlyCount: o.count, shown: o.shown,
 	}
 	if physical, ok := memory.(*target.Physical); ok {
 		res.physical = physical
 		res.notes = append(res.notes, m.Notes...)
 	}
 	res.notes = append(res.notes, m.Unlisted()...)
-	if len(res.mappings) == 0 {
+	switch {
+	case len(m.Mappings) == 0 && in.Pipe != nil:
+		res.notes = append(res.notes, m.Notes...)
+	case len(res.mappings) == 0:
 		lister := "vmmap"
 		if o.where.physical {
 			lister = "monitor info mtree -f"
@@ -195,8 +247,18 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	if m.Live {
 		res.notes = append(res.notes, "the debuggee runs while it is searched: what it maps, unmaps or writes meanwhile may be missed")
 	}
-	if err := o.find(ctx, s, memory, matcher, res); err != nil {
+	res.sought, res.notes = looked.as, append(slips, res.notes...)
+	if err := o.find(ctx, s, memory, looked.Matcher, res); err != nil {
 		return nil, err
+	}
+	if n := res.scan.Hits.Len(); n == 0 {
+		s.Found.Found(0, 0)
+	} else if !o.where.physical { // a line of GDB's takes virtual addresses
+		s.Found.Found(res.scan.Hits.At(n-1).Address, res.scan.Count)
+	}
+	if n := res.scan.Longer; n > 0 {
+		res.notes = append(res.notes, fmt.Sprintf("matches are followed for %d bytes; places where one may be longer, which is not found or is cut: %d", search.DefaultRegexpLen, n))
+		res.qualified = true
 	}
 	res.qualified = res.qualified || res.scan.Partial != nil || res.scan.SearchedBytes == 0 && !o.refines()
 	switch why := res.scan.Partial; {
@@ -286,8 +348,12 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory vm.Memory, 
 	}
 	s.lastPhysical = o.where.physical
 	res.notes = append(res.notes, res.scan.Notes...)
-	if n, ok := memory.(interface{ Notes() []string }); ok {
-		res.notes = append(res.notes, n.Notes()...)
+	if n, ok := memory.(vm.Noter); ok {
+		for _, note := range n.Notes() {
+			if !slices.Contains(res.notes, note) { // the map may lack the same
+				res.notes = append(res.notes, note)
+			}
+		}
 	}
 	return nil
 }
@@ -313,7 +379,7 @@ func partsOf(rows []vm.Row) []vm.Mapping {
 	var ms []vm.Mapping
 	for _, row := range rows {
 		for _, part := range row.Parts {
-			ms = append(ms, row.Mapping.Clip(part))
+			ms = append(ms, row.Clip(part))
 		}
 	}
 	vm.Sort(ms)

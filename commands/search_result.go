@@ -20,6 +20,7 @@ import (
 // searchResult is what a search found.
 type searchResult struct {
 	of       *vm.Map // what was searched is of this map
+	sought   string  // what was looked for, "" for the places of the last search
 	scan     *search.Result
 	mappings []vm.Mapping // what was searched
 	notes    []string
@@ -46,6 +47,17 @@ func (r *searchResult) Selected() *vm.Map {
 	return m
 }
 
+// Empty implements emptier.
+func (r *searchResult) Empty() string {
+	if r.scan.Hits.Len() > 0 {
+		return ""
+	}
+	return r.summary()
+}
+
+// Summary implements Summarizer.
+func (r *searchResult) Summary() string { return r.summary() }
+
 // WriteText is a row for each hit, the notes, and what was searched.
 func (r *searchResult) WriteText(t *Text) {
 	if r.onlyCount {
@@ -60,6 +72,7 @@ func (r *searchResult) WriteText(t *Text) {
 		width = len(fmt.Sprintf("%#x", r.scan.Hits.At(n-1).Address))
 	}
 	titles, titleWidth := r.titles()
+	preview := previewFor(t.Screen().Columns, titleWidth, width)
 	for i, h := range r.scan.Hits.All() {
 		if i == r.shown {
 			t.Printf(Plain, "%s more not shown\n", count(r.scan.Hits.Len()-i, "hit"))
@@ -69,7 +82,8 @@ func (r *searchResult) WriteText(t *Text) {
 			return
 		}
 		t.Printf(styleOf(&r.mappings[h.Mapping]), "%-*s", titleWidth, titles[h.Mapping])
-		t.Printf(Plain, " %#-*x  %-*s  %s", width, h.Address, 3*search.PreviewSize, hexPreview(h.Preview), textPreview(h.Preview))
+		shown := h.Preview[:min(len(h.Preview), preview)]
+		t.Printf(Plain, " %#-*x  %-*s  %s", width, h.Address, hexWidth(preview), hexPreview(shown), textPreview(shown))
 		t.Print(Plain, r.mappedAt(h.Address)+"\n")
 	}
 	t.notes(r.notes)
@@ -123,6 +137,19 @@ func (r *searchResult) titles() (titles map[int]string, width int) {
 	return titles, width
 }
 
+// hexWidth is the columns that hexPreview takes for n bytes.
+func hexWidth(n int) int { return len(hexPreview(make([]byte, n))) }
+
+// previewFor is how many bytes of each hit a row has room for: all, or where the
+// screen is too narrow a power of two, and not less than 4.
+func previewFor(columns, title, address int) int {
+	n := search.PreviewSize
+	for columns > 0 && n > 4 && title+1+address+2+hexWidth(n)+2+n > columns {
+		n /= 2
+	}
+	return n
+}
+
 // hexPreview is bytes in hex, in two halves.
 func hexPreview(b []byte) string {
 	var s strings.Builder
@@ -160,31 +187,58 @@ func (r *searchResult) summary() string {
 		b.WriteString(" (stopped there: no more are kept)")
 	}
 	fmt.Fprintf(&b, "; searched %s in %s", byteSize(r.scan.SearchedBytes), count(r.scan.SearchedMappings, "mapping"))
-	if un := r.scan.UnreadMappings(r.mappings); len(un) > 0 {
-		whole, parts := 0, []search.UnreadMapping{}
-		for _, u := range un {
-			if u.Whole {
-				whole++
-			} else {
-				parts = append(parts, u)
-			}
+	if r.sought != "" {
+		b.WriteString(" for " + vm.Escape(r.sought))
+	}
+	b.WriteString(r.unread())
+	if why := r.partial(); why != "" {
+		b.WriteString("; partial: " + why)
+	}
+	return b.String()
+}
+
+// unread says which mappings could not be read: those that the kernel keeps for
+// itself by name, and of the others the first.
+func (r *searchResult) unread() string {
+	var kernels, whole []string
+	var parts []search.UnreadMapping
+	for _, u := range r.scan.UnreadMappings(r.mappings) {
+		m := &r.mappings[u.Mapping]
+		switch {
+		case u.Whole && m.KernelsOwn():
+			kernels = append(kernels, m.Title())
+		case u.Whole:
+			whole = append(whole, m.ShortTitle())
+		default:
+			parts = append(parts, u)
 		}
-		fmt.Fprintf(&b, "; %d could not be read (", len(un))
-		if whole > 0 {
-			fmt.Fprintf(&b, "%d whole", whole)
+	}
+	var b strings.Builder
+	if n := len(whole) + len(parts); n > 0 {
+		fmt.Fprintf(&b, "; %d could not be read (", n)
+		if len(whole) > 0 {
+			b.WriteString(firstOf(whole) + " whole")
 		}
 		if len(parts) > 0 {
-			if whole > 0 {
+			if len(whole) > 0 {
 				b.WriteString(", ")
 			}
 			fmt.Fprintf(&b, "%d from %#x", len(parts), parts[0].First)
 		}
 		b.WriteString(")")
 	}
-	if why := r.partial(); why != "" {
-		b.WriteString("; partial: " + why)
+	if len(kernels) > 0 {
+		b.WriteString("; none of the program's: " + strings.Join(kernels, ", "))
 	}
 	return b.String()
+}
+
+// firstOf is the first of some names, and how many more there are.
+func firstOf(names []string) string {
+	if len(names) == 1 {
+		return names[0]
+	}
+	return fmt.Sprintf("%s and %d more", names[0], len(names)-1)
 }
 
 // partial is why the search ended early, "" where it did not.
@@ -225,7 +279,9 @@ type jsonHit struct {
 
 // jsonSearch is what JSON shows of a search, beside its hits.
 type jsonSearch struct {
+	Sought           string       `json:"sought,omitempty"` // what was looked for, in words
 	Count            uint64       `json:"count"`
+	LongerMatches    uint64       `json:"longer_matches,omitempty"` // places where a match may be too long to be found
 	SearchedBytes    uint64       `json:"searched_bytes"`
 	SearchedMappings int          `json:"searched_mappings"`
 	Unread           []jsonUnread `json:"unread"`
@@ -272,7 +328,8 @@ func (r *searchResult) WriteJSON(w io.Writer) error {
 		}
 	}
 	rest := jsonSearch{
-		Count: r.scan.Count, SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
+		Sought: r.sought,
+		Count:  r.scan.Count, LongerMatches: r.scan.Longer, SearchedBytes: r.scan.SearchedBytes, SearchedMappings: r.scan.SearchedMappings,
 		Unread: []jsonUnread{}, LimitReached: r.scan.LimitReached || r.scan.CapReached,
 		Notes: append([]string{}, r.notes...), Map: aboutOf(r.of),
 	}

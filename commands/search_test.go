@@ -1,14 +1,17 @@
 package commands
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"unicode/utf8"
 
 	"dbgsh/vm"
 )
@@ -88,7 +91,7 @@ func TestSearchPhysical(t *testing.T) {
 	}{
 		{"search --phys needle", []string{
 			"[pc.ram]        0x100010  6e 65", "  not mapped\n", "[pc.ram]        0x101020  ",
-			"needle..........  at 0x20, 0x100000020, 0x200000020, 0x300000020 and at 2 more\n", "a note\n", "2 hits; searched 8.0 KiB in 1 mapping\n",
+			"needle..........  at 0x20, 0x100000020, 0x200000020, 0x300000020 and at 2 more\n", "a note\n", "2 hits; searched 8.0 KiB in 1 mapping for text \"needle\"\n",
 		}},
 		{"search --phys --next needle 0x101000-0x102000", []string{"1 hit;"}},
 		{"search --phys --unchanged @last", []string{"0x101020"}},
@@ -173,5 +176,143 @@ func TestSettingsAreExplained(t *testing.T) {
 		if err != nil || !strings.Contains(text, "\n"+name+" ") {
 			t.Errorf("%s is not in %q, %v", name, text, err)
 		}
+	}
+}
+
+// TestWhatIsSought: what was typed means what it says.
+func TestWhatIsSought(t *testing.T) {
+	s, d := newSession(t)
+	d.values["&x"], d.values["$sp"] = 0x7ffffffde010, 0x7ffffffde010
+	heap := d.bytes[0x600000]
+	clear(heap)
+	copy(heap[0x10:], "\xef\xbe\xad\xde")
+	copy(heap[0x20:], "0xdeadbeef &x $HOME $sp 1234")
+	copy(heap[0x40:], "\x10\xe0\xfd\xff\xff\x7f\x00\x00")
+	copy(heap[0x50:], "\x89\x67\x45\x23\x01\x00\x00\x00")
+	copy(heap[0x60:], "flag{|vmmap")
+	for _, c := range []struct {
+		line string
+		at   uint64 // of the only hit, 0 for none
+		want string
+	}{
+		{"search 0xdeadbeef", 0x600010, "for 4-byte 0xdeadbeef"},
+		{"search 0XDEADBEEF", 0x600010, "for 4-byte 0XDEADBEEF"},
+		{`search "0xdeadbeef"`, 0x600020, `for text "0xdeadbeef"`},
+		{"search -t bytes 0xdeadbeef", 0x600020, `for text "0xdeadbeef"`},
+		{"search 0x123456789", 0x600050, "for 8-byte 0x123456789"},
+		{"search &x", 0x600040, "for 8-byte &x (0x7ffffffde010)"},
+		{"search -t bytes &x", 0x60002b, `for text "&x"`},
+		{"search $sp", 0x600040, "for 8-byte $sp (0x7ffffffde010)"},
+		{"search $HOME", 0x60002e, `for text "$HOME"`},
+		{"search 1234", 0x600038, `for text "1234"`},
+		{"search -t string 1234", 0x600038, `for string text "1234"`},
+		{"search -x 'ef be ?? de'", 0x600010, "for bytes ef be ?? de"},
+		{"search --regex 'b[a-e]+f'", 0x600026, "for matches of /b[a-e]+f/"},
+		{"search -4 0xdeadbe00 --mask 0xffffff00", 0x600010, "for 4-byte 0xdeadbe00 in the bits of 0xffffff00"},
+		{"search -4 0xdeadbe00..0xdeadbeff", 0x600010, "for 4-byte 0xdeadbe00..0xdeadbeff"},
+		{"search --into [stack] -w", 0x600040, "for pointers into [stack]"},
+		{"search flag{|vmmap", 0x600060, "a | without blanks around it is part of the text; for a pipeline write \"flag{ | vmmap\""},
+		{"search nosuch | vmmap", 0, "the stage before hands over nothing: 0 hits; searched"},
+		{"vmmap nosuch | search foo", 0, `the stage before hands over nothing: no mapping has a name that contains "nosuch"`},
+		{"vmmap nosuch | vmmap", 0, `hands over nothing: no mapping has a name that contains "nosuch"`},
+	} {
+		got, err := run(t, s, c.line)
+		if err != nil || !strings.Contains(got, c.want) || c.at != 0 && (!strings.Contains(got, fmt.Sprintf("%#x ", c.at)) || !strings.Contains(got, "1 hit;")) {
+			t.Errorf("%s: %v, %q is not in\n%s", c.line, err, c.want, got)
+		}
+		if c.at == 0 && strings.Contains(got, "permissions like") {
+			t.Errorf("%s:\n%s", c.line, got)
+		}
+	}
+	for line, want := range map[string]string{
+		"search -2 -- -1 [stack] -l":     "-l stands behind --",
+		"search -2 -- -1 [stack] --into": "--into stands behind --",
+	} {
+		var usage *UsageError
+		if _, err := run(t, s, line); !errors.As(err, &usage) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if _, err := run(t, s, "search -2 -- -1 [stack] -x9"); err != nil { // no flag's name
+		t.Error(err)
+	}
+}
+
+// TestNarrowScreen: a row fits a screen where that can be.
+func TestNarrowScreen(t *testing.T) {
+	s, d := newSession(t)
+	const path = "/usr/lib/x86_64-linux-gnu/a-rather-long-folder/ld-linux-x86-64.so.2"
+	d.m.Mappings[1].Name = path
+	copy(d.bytes[0x600000], "needle")
+	show := func(line string, screen Screen) []string {
+		t.Helper()
+		out, err := execute(s, line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		text := NewText(&b, nil).On(screen)
+		out.Result.WriteText(text)
+		if err := text.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+	}
+	for _, columns := range []int{80, 81, 90, 100, 140} {
+		for _, line := range []string{"search needle", "vmmap"} {
+			for _, row := range show(line, Screen{Columns: columns}) {
+				if n := utf8.RuneCountInString(row); n > columns && !strings.HasPrefix(row, "1 hit;") {
+					t.Errorf("%s on %d columns: %d in %q", line, columns, n, row)
+				}
+			}
+		}
+	}
+	has := func(rows []string, want string) bool {
+		return slices.ContainsFunc(rows, func(r string) bool { return strings.Contains(r, want) })
+	}
+	if rows := show("vmmap", Screen{Columns: 80}); !has(rows, "/usr...ux-x86-64.so.2") {
+		t.Errorf("%q", rows)
+	}
+	if rows := show("vmmap", Screen{Columns: 100}); !has(rows, "/usr/lib/x86_64-l.../ld-linux-x86-64.so.2") {
+		t.Errorf("%q", rows)
+	}
+	for line, screen := range map[string]Screen{"vmmap": {}, "vmmap -v": {Columns: 80}} {
+		if rows := show(line, screen); !has(rows, path) {
+			t.Errorf("%s: %q", line, rows)
+		}
+	}
+	if rows := show("vmmap -A0 -B0 [stack]", Screen{ASCII: true}); rows[1][0] != '>' {
+		t.Errorf("%q", rows)
+	}
+}
+
+// A match of a regular expression that is too long to be found is not passed over
+// in silence, nor does the bare number of hits pass for an answer.
+func TestSearchLonger(t *testing.T) {
+	s, d := newSession(t)
+	stack := d.bytes[0x7ffffffde000]
+	copy(stack[0x100:], "<"+strings.Repeat("a", 4094)+">")
+	copy(stack[0x2100:], "<"+strings.Repeat("a", 4095)+">")
+	const note = "matches are followed for 4096 bytes; places where one may be longer, which is not found or is cut: 1\n"
+	got, err := run(t, s, "search --regex <[^>]+> [stack]")
+	if err != nil || !strings.Contains(got, " 0x7ffffffde100 ") || strings.Contains(got, "0x7ffffffe0100") || !strings.Contains(got, "\n"+note+"1 hit; ") {
+		t.Errorf("%v\n%s", err, got)
+	}
+	if got, err = run(t, s, "search --count --regex <[^>]+> [stack]"); err != nil || !strings.HasPrefix(got, "1\n"+note) {
+		t.Errorf("%v\n%s", err, got)
+	}
+	if got, err = run(t, s, "search --count --regex <a> [stack]"); err != nil || got != "0\n" {
+		t.Errorf("%v\n%s", err, got)
+	}
+	if _, err = run(t, s, "search < [stack]"); err != nil {
+		t.Fatal(err)
+	}
+	out, err := execute(s, "search --next --regex <[^>]+> [stack]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(out.Result)
+	if err != nil || !strings.Contains(string(text), `"count":1,"longer_matches":1,`) || !strings.Contains(string(text), strings.TrimSpace(note)) {
+		t.Errorf("%s, %v", text, err)
 	}
 }

@@ -1,10 +1,15 @@
 package commands
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -121,27 +126,84 @@ func (o *valueOptions) check(takesValue bool) error {
 	return nil
 }
 
+// sought is what a search looks for.
+type sought struct {
+	search.Matcher
+	as string // the value as it was understood, for people
+}
+
 // matcher finds what the word means as VALUE. The flags have been checked.
-func (o *valueOptions) matcher(ctx context.Context, s *Session, w Word) (search.Matcher, error) {
-	t, _, err := o.valueType()
+func (o *valueOptions) matcher(ctx context.Context, s *Session, w Word) (sought, error) {
+	t, asked, err := o.valueType()
 	if err != nil {
-		return nil, err
+		return sought{}, err
+	}
+	if !asked && !o.icase {
+		if t, err = untyped(ctx, s, w); err != nil {
+			return sought{}, err
+		}
 	}
 	var m search.Matcher
+	as := ""
 	switch t.kind {
 	case textValue:
 		m, err = o.text(ctx, s, t, w)
+		as = strings.TrimPrefix(t.name+" ", "bytes ") + "text " + strconv.Quote(w.Literal())
 	case hexValue:
 		m, err = o.hexBytes(w)
+		as = "bytes " + w.Text
 	case regexValue:
 		m, err = search.NewRegexp(w.Literal(), 0)
+		as = "matches of /" + w.Literal() + "/"
 	case intValue:
 		return o.integer(ctx, s, t, w) // its errors can be GDB's
 	}
 	if err != nil {
-		return nil, &UsageError{fmt.Errorf("VALUE: %w", err)}
+		return sought{}, &UsageError{fmt.Errorf("VALUE: %w", err)}
 	}
-	return m, nil
+	if o.mask != "" {
+		as += " in the bits of " + o.mask
+	}
+	return sought{m, as}, nil
+}
+
+// untyped is the type of a VALUE for which no flag gives one: text, but for what
+// nobody writes who means text: a number in hex, an address (&x), or a register
+// or variable of GDB's. Where GDB knows no number behind these they are text, too.
+func untyped(ctx context.Context, s *Session, w Word) (valueType, error) {
+	text := valueTypes()[0]
+	if w.Quoted() {
+		return text, nil
+	}
+	switch expr := w.Expr(); {
+	case isHexNumber(expr):
+		v, err := search.ParseInt(expr)
+		if err != nil {
+			return text, nil // too long for a number: GDB would not take it, either
+		}
+		if v.BitLen() <= 32 {
+			return valueType{name: "dword", kind: intValue, size: 4}, nil
+		}
+		return valueType{name: "qword", kind: intValue, size: 8}, nil
+	case len(expr) > 1 && (expr[0] == '&' || expr[0] == '$'):
+		_, _, err := s.Eval.Evaluate(ctx, expr)
+		var none *target.ValueError
+		switch {
+		case err == nil:
+			return valueType{name: "pointer", kind: intValue}, nil
+		case ctx.Err() != nil:
+			return text, err
+		case errors.As(err, &none) && none.Kind != target.ValueNoExpression && none.Kind != target.ValueNoNumber:
+			return text, fmt.Errorf("VALUE: %w; -t bytes looks for it as text", err)
+		}
+	}
+	return text, nil
+}
+
+// isHexNumber reports whether s is a number as C writes it in hex.
+func isHexNumber(s string) bool {
+	digits, found := strings.CutPrefix(strings.ToLower(s), "0x")
+	return found && digits != "" && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
 // text is a matcher of text in one of its encodings.
@@ -194,10 +256,10 @@ func (o *valueOptions) hexBytes(w Word) (search.Matcher, error) {
 }
 
 // integer is a matcher of an integer, of a range of them, or of some of its bits.
-func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w Word) (search.Matcher, error) {
+func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w Word) (sought, error) {
 	size, order, err := s.Program.Arch(ctx)
 	if err != nil {
-		return nil, err
+		return sought{}, err
 	}
 	if t.size != 0 {
 		size = t.size
@@ -213,36 +275,51 @@ func (o *valueOptions) integer(ctx context.Context, s *Session, t valueType, w W
 		}
 		return b, nil
 	}
+	as := fmt.Sprintf("%d-byte %s", size, w.Expr())
 	if lo, hi, ok := search.SplitIntRange(w.Expr()); ok {
 		if o.mask != "" {
-			return nil, usagef("--mask does not go with a range of integers; give one integer")
+			return sought{}, usagef("--mask does not go with a range of integers; give one integer")
 		}
 		from, err := evaluateInt(ctx, s, lo)
 		if err != nil {
-			return nil, fmt.Errorf("VALUE: %w", err)
+			return sought{}, fmt.Errorf("VALUE: %w", err)
 		}
 		to, err := evaluateInt(ctx, s, hi)
 		if err != nil {
-			return nil, fmt.Errorf("VALUE: %w", err)
+			return sought{}, fmt.Errorf("VALUE: %w", err)
 		}
 		m, err := search.NewBigRange(size, order, from, to)
 		if err != nil {
-			return nil, &UsageError{err}
+			return sought{}, &UsageError{err}
 		}
-		return m, nil
+		return sought{m, as}, nil
 	}
 	value, err := asBytes("VALUE", w.Expr())
 	if err != nil {
-		return nil, err
+		return sought{}, err
+	}
+	if v := number(value, order); !isHexNumber(w.Expr()) && v != w.Expr() {
+		as += " (" + v + ")"
 	}
 	if o.mask == "" {
-		return search.NewBytes(value)
+		m, err := search.NewBytes(value)
+		return sought{m, as}, err
 	}
 	mask, err := asBytes("--mask", o.mask)
 	if err != nil {
-		return nil, err
+		return sought{}, err
 	}
-	return search.NewMasked(value, mask)
+	m, err := search.NewMasked(value, mask)
+	return sought{m, as + " in the bits of " + o.mask}, err
+}
+
+// number is bytes as a number in hex.
+func number(b []byte, order binary.ByteOrder) string {
+	if order == binary.LittleEndian {
+		b = slices.Clone(b)
+		slices.Reverse(b)
+	}
+	return "0x" + cmp.Or(strings.TrimLeft(hex.EncodeToString(b), "0"), "0")
 }
 
 // evaluateInt is the value of an integer expression.
@@ -266,27 +343,28 @@ func evaluateInt(ctx context.Context, s *Session, expr string) (*big.Int, error)
 }
 
 // pointers is a matcher of pointers into what --into selects of the whole map.
-func (o *valueOptions) pointers(ctx context.Context, s *Session) (search.Matcher, error) {
+func (o *valueOptions) pointers(ctx context.Context, s *Session) (sought, error) {
 	var sel selection
 	r, err := sel.region(ctx, s, Word{Text: o.into, Raw: o.into})
 	if err != nil {
-		return nil, fmt.Errorf("--into: %w", err)
+		return sought{}, fmt.Errorf("--into: %w", err)
 	}
 	filter := vm.Filter{Regions: []vm.Region{r}}
-	m, chosen, err := choose(ctx, s, filter, nil)
+	whole, chosen, err := choose(ctx, s, filter, nil)
 	if err != nil {
-		return nil, err
+		return sought{}, err
 	}
 	var into []vm.Range
-	for _, mp := range partsOf(chosen.Matches()) {
+	for _, mp := range partsOf(chosen.Rows) {
 		into = append(into, mp.Range)
 	}
 	if len(into) == 0 {
-		return nil, fmt.Errorf("--into: %s", noneNote(m, filter, "vmmap"))
+		return sought{}, fmt.Errorf("--into: %s", noneNote(whole, filter, "vmmap"))
 	}
 	size, order, err := s.Program.Arch(ctx)
 	if err != nil {
-		return nil, err
+		return sought{}, err
 	}
-	return search.NewPointers(size, order, into)
+	m, err := search.NewPointers(size, order, into)
+	return sought{m, "pointers into " + o.into}, err
 }

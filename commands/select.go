@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -20,6 +21,12 @@ type Selector interface {
 	// only a part was asked for are cut to it. It is nil where what was
 	// selected has no virtual addresses.
 	Selected() *vm.Map
+}
+
+// emptier is a Selector that knows why it selected nothing.
+type emptier interface {
+	// Empty is why, as a sentence; "" where something was selected.
+	Empty() string
 }
 
 // selection is how vmmap, search and others choose mappings by flags and REGIONs.
@@ -134,6 +141,10 @@ func choose(ctx context.Context, s *Session, f vm.Filter, pipe Result) (*vm.Map,
 	case Selector:
 		if m = p.Selected(); m == nil {
 			return nil, vm.Selection{}, usagef("the stage before hands over physical addresses, of which there is no mapping")
+		}
+		if e, ok := p.(emptier); ok && e.Empty() != "" {
+			m = m.Like(nil)
+			m.Notes = append(slices.Clip(m.Notes), "the stage before hands over nothing: "+e.Empty())
 		}
 	default:
 		return nil, vm.Selection{}, usagef("the stage before hands over no mappings; vmmap and search do")

@@ -18,8 +18,9 @@ type Session struct {
 	Machine  Machine
 	Status   Statuser
 	Help     Helper
-	// Forget drops what is known of the debuggee, as a stop does.
-	Forget   func()
+	Found    FoundKeeper
+	// Changed says that what is known of the debuggee may not hold any more.
+	Changed  func()
 	Registry *Registry
 	Settings *Settings
 	// Progress, if not nil, is told of work that may take long: update with
@@ -42,14 +43,16 @@ type Debuggee interface {
 	Machine
 	Statuser
 	Helper
-	Forget()
+	FoundKeeper
+	// Changed says that what is known of the debuggee may not hold any more.
+	Changed()
 }
 
 // NewSession is a session with d, in which nothing has been searched for yet.
 func NewSession(d Debuggee, r *Registry, settings *Settings) *Session {
 	return &Session{
-		Eval: d, Maps: vm.NewOverlay(d), Memory: d, Program: d, Explorer: d, Machine: d, Status: d, Help: d,
-		Forget: d.Forget, Registry: r, Settings: settings,
+		Eval: d, Maps: vm.NewOverlay(d), Memory: d, Program: d, Explorer: d, Machine: d, Status: d, Help: d, Found: d,
+		Changed: d.Changed, Registry: r, Settings: settings,
 	}
 }
 

@@ -27,7 +27,7 @@ func set() Command {
 			if err := s.Settings.Set(name, strings.TrimSpace(value)); err != nil {
 				return nil, &UsageError{err}
 			}
-			s.Forget() // a setting may say where the map comes from
+			s.Changed() // a setting may say where the map comes from
 			return nil, nil
 		},
 	}

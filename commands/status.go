@@ -16,14 +16,13 @@ func status() Command {
 		Short:    "Show what is debugged, and where its memory map comes from.",
 		Examples: []Example{{"status", "kind of debuggee, process, program, GDB, source of the map"}},
 		Run: func(ctx context.Context, s *Session, _ Input) (Result, error) {
-			// The map first: the status says where it was found.
-			res := &statusResult{added: s.Maps.Added()}
-			if m, err := s.Maps.Map(ctx); err == nil {
-				res.notes = slices.Concat(m.About(), m.Rules)
-			}
-			var err error
-			if res.Status, err = s.Status.Status(ctx); err != nil {
+			st, err := s.Status.Status(ctx)
+			if err != nil {
 				return nil, err
+			}
+			res := &statusResult{Status: st, added: s.Maps.Added()}
+			if st.Map != nil {
+				res.notes = slices.Concat(st.Map.Caveats(), st.Map.Rules)
 			}
 			return res, nil
 		},
@@ -62,7 +61,7 @@ func (r *statusResult) WriteText(t *Text) {
 		line("program", "%s", vm.Escape(r.Program))
 	}
 	line("GDB", "%s, pid %d", r.GDB, r.GDBPID)
-	line("map from", "%s", vm.Escape(r.Map))
+	line("map from", "%s", vm.Escape(r.MapFrom))
 	if r.added > 0 {
 		line("added", "%s, by vmmap_add or vmmap_load", count(r.added, "mapping"))
 	}
@@ -71,17 +70,25 @@ func (r *statusResult) WriteText(t *Text) {
 	}
 }
 
-// MarshalJSON is an object of what is known.
+// MarshalJSON is an object of what is known; map is there only where there is one.
 func (r *statusResult) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Kind    string   `json:"kind"`
-		PID     int      `json:"pid"`
-		Running bool     `json:"running"`
-		Program string   `json:"program"`
-		GDB     string   `json:"gdb"`
-		GDBPID  int      `json:"gdb_pid"`
-		Map     string   `json:"map"`
-		Added   int      `json:"added"`
-		Notes   []string `json:"notes"`
-	}{r.Kind.String(), r.PID, r.Running, r.Program, r.GDB, r.GDBPID, r.Map, r.added, append([]string{}, r.notes...)})
+	out := struct {
+		Kind    string     `json:"kind"`
+		PID     int        `json:"pid"`
+		Running bool       `json:"running"`
+		Program string     `json:"program"`
+		GDB     string     `json:"gdb"`
+		GDBPID  int        `json:"gdb_pid"`
+		MapFrom string     `json:"map_from"`
+		Map     *jsonAbout `json:"map,omitempty"`
+		Added   int        `json:"added"`
+		Notes   []string   `json:"notes"`
+	}{
+		r.Kind.String(), r.PID, r.Running, r.Program, r.GDB, r.GDBPID, r.MapFrom, nil, r.added, append([]string{}, r.notes...),
+	}
+	if r.Map != nil {
+		about := aboutOf(r.Map)
+		out.Map = &about
+	}
+	return json.Marshal(out)
 }

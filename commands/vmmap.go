@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
-	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
@@ -40,6 +40,9 @@ Where a REGION is given, the mappings that match begin with a mark, each goes
 with its neighbours (see -A and -B), and a row that holds an address asked for
 ends with the address's offset in it.
 
+A name that no source gives, but that follows from what is known, is marked
+(derived), as that of the heap in a core.
+
 The map is read anew after every stop and after everything that GDB was told,
 and only when it is asked for. What is not known is shown as ?.
 
@@ -64,9 +67,11 @@ physical address instead of the CPU's own.`,
 			var filter vm.Filter
 			var tables target.TableOptions
 			var root string
+			var whole bool
 			o.flags(f, "x")
 			f.BoolVar(&tables.PTE, "pte", false, "of page tables: keep physical addresses, page sizes and flags apart")
 			f.StringVar(&root, "root", "", "walk the page tables at the physical address `PA`")
+			f.BoolVarP(&whole, "verbose", "v", false, "do not shorten paths to the width of the terminal")
 			f.IntVarP(&filter.After, "lines-after", "A", 1, "show `N` mappings after each match")
 			f.IntVarP(&filter.Before, "lines-before", "B", 1, "show `N` mappings before each match")
 			return func(ctx context.Context, s *Session, in Input) (Result, error) {
@@ -79,7 +84,7 @@ physical address instead of the CPU's own.`,
 				}
 				chosen.Before, chosen.After = filter.Before, filter.After
 				if !tables.PTE && root == "" {
-					return runVmmap(ctx, s, chosen, in.Pipe)
+					return runVmmap(ctx, s, chosen, whole, in.Pipe)
 				}
 				if in.Pipe != nil {
 					return nil, usagef("--pte and --root read page tables, so they go with the first stage only")
@@ -91,22 +96,33 @@ physical address instead of the CPU's own.`,
 				if err != nil {
 					return nil, err
 				}
-				return mapRows(m, chosen.Select(m), chosen), nil
+				res := mapRows(m, chosen.Select(m), chosen)
+				res.whole = whole
+				return res, nil
 			}
 		},
 	}
 }
 
-func runVmmap(ctx context.Context, s *Session, f vm.Filter, pipe Result) (Result, error) {
-	hint, err := autoExplore(ctx, s, pipe)
-	if err != nil {
-		return nil, err
-	}
+func runVmmap(ctx context.Context, s *Session, f vm.Filter, whole bool, pipe Result) (Result, error) {
 	m, sel, err := choose(ctx, s, f, pipe)
 	if err != nil {
 		return nil, err
 	}
+	hint := ""
+	if pipe == nil && len(m.Mappings) == 0 {
+		var found bool
+		if found, hint, err = autoExplore(ctx, s); err != nil {
+			return nil, err
+		}
+		if found {
+			if m, sel, err = choose(ctx, s, f, nil); err != nil {
+				return nil, err
+			}
+		}
+	}
 	res := mapRows(m, sel, f)
+	res.whole = whole
 	if hint != "" {
 		res.notes = append(res.notes, hint)
 	}
@@ -119,32 +135,33 @@ func mapRows(m *vm.Map, sel vm.Selection, f vm.Filter) *mapResult {
 	if len(f.Regions) == 0 { // of a part of the map they would say the same each time
 		res.notes = append(res.notes, m.Rules...)
 	}
-	if len(sel.Rows) == 0 && len(m.Mappings) > 0 {
-		res.notes = append(res.notes, noneNote(m, f, "vmmap"))
+	switch {
+	case len(sel.Rows) > 0:
+	case len(m.Mappings) > 0:
+		res.none = noneNote(m, f, "vmmap")
+		res.notes = append(res.notes, res.none)
+	default:
+		res.none = "there are no mappings"
 	}
 	if sel.Undecided > 0 {
-		res.notes = append(res.notes, undecidedNote(sel.Undecided))
+		res.undecided = undecidedNote(sel.Undecided)
+		res.notes = append(res.notes, res.undecided)
 	}
 	return res
 }
 
 // autoExplore does what the setting auto-explore-pages asks for where the map is
 // empty: it explores what the registers point to, or says that one could.
-func autoExplore(ctx context.Context, s *Session, pipe Result) (hint string, err error) {
-	how := s.Settings.Get("auto-explore-pages")
-	if pipe != nil || how == "no" {
-		return "", nil
-	}
-	m, err := s.Maps.Map(ctx)
-	if err != nil || len(m.Mappings) > 0 {
-		return "", nil // there is a map, or choose says why there is none
-	}
-	if how == "warn" {
-		return "vmmap_explore $sp would look around the stack pointer; set auto-explore-pages yes does so for all registers", nil
+func autoExplore(ctx context.Context, s *Session) (explored bool, hint string, err error) {
+	switch s.Settings.Get("auto-explore-pages") {
+	case "no":
+		return false, "", nil
+	case "warn":
+		return false, "vmmap_explore $sp would look around the stack pointer; set auto-explore-pages yes does so for all registers", nil
 	}
 	values, err := s.Explorer.Registers(ctx)
 	if err != nil {
-		return "", err
+		return false, "", err
 	}
 	slices.Sort(values)
 	var last vm.Mapping
@@ -154,27 +171,37 @@ func autoExplore(ctx context.Context, s *Session, pipe Result) (hint string, err
 		}
 		found, _, err := s.Explorer.Explore(ctx, v, defaultExplore)
 		if err != nil {
-			return "", err
+			return false, "", err
 		}
 		if found.Size > 0 {
-			last = found
+			explored, last = true, found
 		}
 	}
-	return "", nil
+	return explored, "", nil
 }
 
 // mapResult is rows of a memory map.
 type mapResult struct {
-	of     *vm.Map // what the rows are of
-	rows   []vm.Row
-	marked bool // the rows that match are to be told from their neighbours
-	notes  []string
+	of   *vm.Map // what the rows are of
+	none string  // why there are no rows, "" where there are some
+	// undecided says which mappings may have been meant as well, "" for none.
+	undecided string
+	rows      []vm.Row
+	marked    bool // the rows that match are to be told from their neighbours
+	whole     bool // paths are not shortened, however narrow the screen
+	notes     []string
 }
+
+// Empty implements emptier.
+func (r *mapResult) Empty() string { return r.none }
 
 // Selected is the mappings that matched.
 func (r *mapResult) Selected() *vm.Map {
-	matches := (&vm.Selection{Rows: r.rows}).Matches()
-	return r.of.Like(partsOf(matches))
+	m := r.of.Like(partsOf(r.rows))
+	if r.undecided != "" {
+		m.Partial = append(slices.Clip(m.Partial), vm.Lack{Of: vm.LackMappings, Why: r.undecided})
+	}
+	return m
 }
 
 // styleOf is the kind of memory that a mapping is.
@@ -211,6 +238,32 @@ func legend() []struct {
 // mark stands before a row that matches.
 const mark = "►"
 
+// asciiMark is mark where only ASCII is sure to show.
+const asciiMark = ">"
+
+// shorten cuts the path at b[from:to] in the middle, so that b has room columns.
+// The file's name is kept where that can be, else its end; b stays as it is where
+// hardly anything of the path would be left.
+func shorten(b []byte, from, to, room int) []byte {
+	const gap, least, begin = "...", 12, 4
+	path := []rune(string(b[from:to]))
+	left := room - (utf8.RuneCount(b) - len(path)) // columns for the path
+	if left >= len(path) || left < least {
+		return b
+	}
+	name := len(path) - 1
+	for name > 0 && path[name] != '/' {
+		name--
+	}
+	head := left - len(gap) - (len(path) - name)
+	if head < 1 {
+		head = begin
+	}
+	tail := left - len(gap) - head
+	short := string(path[:head]) + gap + string(path[len(path)-tail:])
+	return slices.Replace(b, from, to, []byte(short)...)
+}
+
 // WriteText shows the rows as a table, then the notes.
 func (r *mapResult) WriteText(t *Text) {
 	if len(r.rows) > 0 {
@@ -236,7 +289,11 @@ func (r *mapResult) writeTable(t *Text) {
 	indent := ""
 	for i := range r.rows {
 		row := &r.rows[i]
-		width = max(width, len(row.EndHex())+2)
+		if end, over := bits.Add64(row.Start, row.Size, 0); over != 0 {
+			width = max(width, len("0x10000000000000000"))
+		} else {
+			width = max(width, hexDigits(end)+2)
+		}
 		sizeWidth = max(sizeWidth, hexDigits(row.Size))
 		offsetWidth = max(offsetWidth, hexDigits(row.Offset))
 		if r.marked && row.Match && hexDigits(row.Start)+2 >= width {
@@ -244,19 +301,31 @@ func (r *mapResult) writeTable(t *Text) {
 		}
 	}
 	t.Printf(Title, "%s%*s %*s Perm %*s %*s File\n", indent, width, "Start", width, "End", sizeWidth, "Size", offsetWidth, "Offset")
-	// Maps can have tens of thousands of rows, and fmt takes most of their time.
+	mark := []byte(mark)
+	if t.Screen().ASCII {
+		mark = []byte(asciiMark)
+	}
+	// Maps can have tens of thousands of rows: no fmt, and nothing allocated for one.
 	var b []byte
 	for i := range r.rows {
 		row := &r.rows[i]
-		b = append(b[:0], indent...)
-		b = appendRight(b, "0x"+strconv.FormatUint(row.Start, 16), width)
+		b = appendHex(append(b[:0], indent...), "0x", row.Start, width)
 		b = append(b, ' ')
-		b = appendRight(b, "0x"+row.EndHex(), width)
-		b = append(append(append(b, ' '), row.Perm.String()...), ' ')
-		b = appendRight(b, strconv.FormatUint(row.Size, 16), sizeWidth)
+		if end, over := bits.Add64(row.Start, row.Size, 0); over != 0 {
+			b = fmt.Appendf(b, "%*s", width, "0x"+row.EndHex())
+		} else {
+			b = appendHex(b, "0x", end, width)
+		}
+		b = row.Perm.Append(append(b, ' '))
+		b = appendHex(append(b, ' '), "", row.Size, sizeWidth)
+		b = appendHex(append(b, ' '), "", row.Offset, offsetWidth)
 		b = append(b, ' ')
-		b = appendRight(b, strconv.FormatUint(row.Offset, 16), offsetWidth)
-		b = append(append(b, ' '), row.Title()...)
+		name := len(b)
+		b = row.AppendTitle(b)
+		title := len(b)
+		if row.Derived {
+			b = append(b, " (derived)"...)
+		}
 		if remark := row.Paged.Remark(); remark != "" {
 			b = append(append(append(b, " ("...), remark...), ')')
 		}
@@ -268,24 +337,35 @@ func (r *mapResult) writeTable(t *Text) {
 		for _, a := range row.Addrs {
 			b = fmt.Appendf(b, " +%#x", a-row.Start)
 		}
-		b = append(b, '\n')
-		line := string(b)
-		if r.marked && row.Match {
-			line = mark + line[1:]
+		if room := t.Screen().Columns; room > 0 && !r.whole && len(b) > room && row.Name != "" && row.Name[0] == '/' {
+			b = shorten(b, name, title, room)
 		}
-		t.Print(styleOf(&row.Mapping), line)
+		b = append(b, '\n')
+		if r.marked && row.Match {
+			b = slices.Replace(b, 0, 1, mark...)
+		}
+		if t.Coloured() {
+			t.Print(styleOf(row.Mapping), string(b))
+		} else {
+			t.Write(b)
+		}
 	}
 }
 
 // hexDigits is how many digits v has in hex.
 func hexDigits(v uint64) int { return max(1, (bits.Len64(v)+3)/4) }
 
-// appendRight appends s behind as many blanks as make it width columns wide.
-func appendRight(b []byte, s string, width int) []byte {
-	for n := len(s); n < width; n++ {
-		b = append(b, ' ')
+// appendHex appends v in hex behind a prefix, right in a column that has room for it.
+func appendHex(b []byte, prefix string, v uint64, width int) []byte {
+	b = append(b, "                    "[:width]...)
+	at := len(b)
+	for digits := hexDigits(v); digits > 0; digits-- {
+		at--
+		b[at] = "0123456789abcdef"[v&0xf]
+		v >>= 4
 	}
-	return append(b, s...)
+	copy(b[at-len(prefix):], prefix)
+	return b
 }
 
 // jsonMapping is how JSON shows a mapping.
@@ -297,6 +377,7 @@ type jsonMapping struct {
 	Offset    uint64    `json:"offset"`
 	Name      string    `json:"name"`
 	NameBytes string    `json:"name_bytes,omitempty"` // hex, where Name is escaped
+	Derived   bool      `json:"name_derived,omitempty"`
 	Source    vm.Source `json:"source"`
 	Match     bool      `json:"match"`
 	Bytes     *keptJSON `json:"bytes,omitempty"` // of a core: where they are
@@ -323,7 +404,7 @@ type keptJSON struct {
 func jsonOf(m *vm.Mapping, match bool) jsonMapping {
 	j := jsonMapping{
 		Start: hexNumber(m.Start), End: "0x" + m.EndHex(), Size: m.Size, Perm: m.Perm.String(),
-		Offset: m.Offset, Name: m.Title(), Source: m.Source, Match: match,
+		Offset: m.Offset, Name: m.Title(), Derived: m.Derived, Source: m.Source, Match: match,
 	}
 	if m.Kept.Known {
 		j.Bytes = &keptJSON{m.Kept.InCore, m.Kept.FromFile, m.Kept.Absent(m.Size)}
@@ -345,7 +426,7 @@ func (r *mapResult) MarshalJSON() ([]byte, error) {
 		Map      jsonAbout     `json:"map"`
 	}{make([]jsonMapping, len(r.rows)), append([]string{}, r.notes...), aboutOf(r.of)}
 	for i := range r.rows {
-		out.Mappings[i] = jsonOf(&r.rows[i].Mapping, r.rows[i].Match)
+		out.Mappings[i] = jsonOf(r.rows[i].Mapping, r.rows[i].Match)
 	}
 	return json.Marshal(out)
 }

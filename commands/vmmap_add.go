@@ -74,7 +74,7 @@ func addMappings(ctx context.Context, s *Session, ms ...vm.Mapping) (*addResult,
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	res := &addResult{added: ms, bits: 64}
+	res := &addResult{added: ms, from: "what was added by hand", bits: 64}
 	if err == nil {
 		res.bits = m.AddressBits
 	}
@@ -94,14 +94,15 @@ func addMappings(ctx context.Context, s *Session, ms ...vm.Mapping) (*addResult,
 
 // addResult is mappings that were added by hand.
 type addResult struct {
-	added []vm.Mapping
+	added []vm.Mapping // at least one
+	from  string       // where they are from
 	bits  int
 	notes []string
 }
 
 // Selected is the mappings that were added.
 func (r *addResult) Selected() *vm.Map {
-	return &vm.Map{Mappings: r.added, AddressBits: r.bits}
+	return &vm.Map{Mappings: r.added, AddressBits: r.bits, From: vm.Origin{Source: r.added[0].Source, Place: r.from}}
 }
 
 // WriteText is a line for each mapping.

@@ -73,7 +73,10 @@ func explore(ctx context.Context, s *Session, addr, limit uint64) (Result, error
 	if m.Size == 0 {
 		return nil, fmt.Errorf("read %#x: nothing can be read there", addr)
 	}
-	res := &addResult{added: []vm.Mapping{m}, bits: 64}
+	res := &addResult{added: []vm.Mapping{m}, from: "what was found by reading", bits: 64}
+	if ptr, _, err := s.Program.Arch(ctx); err == nil {
+		res.bits = 8 * ptr
+	}
 	if cut {
 		res.notes = append(res.notes, fmt.Sprintf("stopped after %s; --max goes on", byteSize(m.Size)))
 	}

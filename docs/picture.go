@@ -1,5 +1,7 @@
-// Picture draws docs/session.svg: it types at dbgsh on a terminal of its own
-// and draws what that shows. It runs in the repository's root.
+// Docs draws the pictures in docs/ and writes the table of rooms. For
+// docs/session.svg it types at dbgsh on a terminal of its own and draws what that
+// shows; docs/architecture.svg is the imports of the packages. It runs in the
+// repository's root.
 package main
 
 import (
@@ -32,8 +34,8 @@ func typed() []string {
 const rows, columns = 200, 108
 
 func main() {
-	if err := draw("docs/session.svg"); err != nil {
-		fmt.Fprintln(os.Stderr, "picture:", err)
+	if err := errors.Join(writeArchitecture("."), draw("docs/session.svg")); err != nil {
+		fmt.Fprintln(os.Stderr, "docs:", err)
 		os.Exit(1)
 	}
 }

@@ -23,6 +23,9 @@ type ARM64 struct {
 	// then TCR_ELx.IPS alone bounds them.
 	PhysBits int
 
+	// PAN is PSTATE.PAN, false where it is not known.
+	PAN bool
+
 	roots [2]otherRoot // for TTBR0 and TTBR1
 }
 
@@ -49,6 +52,8 @@ const (
 	sctlrM   = 1 << 0
 	sctlrWXN = 1 << 19
 	sctlrEE  = 1 << 25
+
+	sctlrSPAN = 1 << 23 // set where there is no PAN
 )
 
 // tcrHalf says where TCR_ELx has what concerns one half of the addresses.
@@ -130,6 +135,11 @@ func (c ARM64) regime() (*regime, error) {
 	}
 	if tag1 {
 		r.notes = append(r.notes, fmt.Sprintf("TCR_EL%d.TBI1 is 1: bits 63:56 of upper addresses are ignored", c.EL))
+	}
+	// D8.4 "Memory access control", "Privileged access never": with SPAN 0 every
+	// exception sets it.
+	if c.PAN || c.SCTLR&sctlrSPAN == 0 {
+		r.notes = append(r.notes, fmt.Sprintf(alsoDecide+"PSTATE.PAN (while it is 1 EL%d neither reads nor writes pages that EL0 may access)", c.EL))
 	}
 	// D8.8 "Address tagging": bit 55 tells which half it is.
 	r.strip = func(va uint64) uint64 {

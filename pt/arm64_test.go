@@ -62,7 +62,7 @@ func TestARM64Permissions(t *testing.T) {
 			// 30 bits of addresses: the root is a table of level 2 with 512 entries.
 			m.put(base, 0, base+0x1000|3|tt.table)
 			m.put(base+0x1000, 5, 0x80000000|af|tt.page|3)
-			mmu := ARM64{TTBR0: base, TCR: tt.tcr | 34 | 1<<23 | 2<<32, SCTLR: 1 | tt.sctlr}
+			mmu := ARM64{TTBR0: base, TCR: tt.tcr | 34 | 1<<23 | 2<<32, SCTLR: 1 | sctlrSPAN | tt.sctlr}
 			flags := attr(0) | Global | Accessed
 			if tt.page&dbm != 0 {
 				flags |= DBM
@@ -97,7 +97,7 @@ func TestARM64Granules(t *testing.T) {
 		m.put(base+0x3000, 0, 0x700000|leaf|3)
 		m.put(base+0x3000, 1, 0x701000|leaf|1) // reserved
 		m.put(base+0x3000, 2, 0x702000|leaf|3)
-		mmu := ARM64{TTBR0: base | 0x1234<<48 | 1, TTBR1: base, TCR: tcr | 16 | 16<<16 | 2<<30, SCTLR: 1}
+		mmu := ARM64{TTBR0: base | 0x1234<<48 | 1, TTBR1: base, TCR: tcr | 16 | 16<<16 | 2<<30, SCTLR: 1 | sctlrSPAN}
 		var want []Row
 		for _, va := range []uint64{0, 0xffff << 48} {
 			want = append(want, row(va+gib, gib, 0x40000000, 30), row(va+2*gib, 2*mib, 0x600000, 21),
@@ -134,7 +134,7 @@ func TestARM64Granules(t *testing.T) {
 		m.put(upper, 8190, 0x20000000|leaf|1)
 		m.put(upper, 8191, upper+0x10000|3)
 		m.put(upper+0x10000, 8191, 0x90000|leaf|3)
-		mmu := ARM64{TTBR0: base, TTBR1: upper, TCR: tcr | 17 | 2<<14 | 22<<16 | 3<<30, SCTLR: 1}
+		mmu := ARM64{TTBR0: base, TTBR1: upper, TCR: tcr | 17 | 2<<14 | 22<<16 | 3<<30, SCTLR: 1 | sctlrSPAN}
 		wantRows(t, m, mmu, Options{PTE: true}, []Row{
 			row(3<<36|2<<25, 32*mib, 0x6000000, 25),
 			row(3<<36|3<<25|2047<<14, 16*kib, 0x704000, 14),
@@ -148,7 +148,7 @@ func TestARM64Granules(t *testing.T) {
 		m := newRAM(base, 3*4096)
 		m.put(base+0x30, 1, base+0x1000|3)
 		m.put(base+0x1000, 7, 0x40000000|leaf|1)
-		mmu := ARM64{TTBR0: base + 0x30, TCR: tcr | 24 | 1<<23, SCTLR: 1}
+		mmu := ARM64{TTBR0: base + 0x30, TCR: tcr | 24 | 1<<23, SCTLR: 1 | sctlrSPAN}
 		wantRows(t, m, mmu, Options{PTE: true}, []Row{row(1<<39|7<<30, gib, 0x40000000, 30)})
 	})
 
@@ -162,7 +162,7 @@ func TestARM64Granules(t *testing.T) {
 			}
 			m.put(base+0x1000, i, e)
 		}
-		mmu := ARM64{TTBR0: base, TCR: tcr | 34 | 1<<23, SCTLR: 1}
+		mmu := ARM64{TTBR0: base, TCR: tcr | 34 | 1<<23, SCTLR: 1 | sctlrSPAN}
 		a, b := row(0, 64*kib, 0x80000, 12), row(64*kib, 64*kib, 0x90000, 12)
 		a.Flags |= Contiguous
 		wantRows(t, m, mmu, Options{PTE: true}, []Row{a, b})
@@ -183,7 +183,7 @@ func TestARM64Wide(t *testing.T) {
 		m.put(base, 1, enc(0xc0000000000)|0x401) // 4 TiB
 		m.put(base+0x10000, 0, enc(base+0x20000)|3)
 		m.put(base+0x20000, 1, enc(high)|0x403)
-		mmu := ARM64{TTBR0: base&bitRange(47, 0) | base>>48<<2, TCR: 12 | 1<<14 | 1<<23 | 6<<32, SCTLR: 1}
+		mmu := ARM64{TTBR0: base&bitRange(47, 0) | base>>48<<2, TCR: 12 | 1<<14 | 1<<23 | 6<<32, SCTLR: 1 | sctlrSPAN}
 		rows := []Row{
 			{Start: 1 << 42, Size: 4 << 40, Phys: 0xc0000000000, Flags: attr(0) | Global | Accessed, Access: kRWX | UserExec, PageShift: 42},
 			{Start: 1023<<42 | 1<<16, Size: 64 * kib, Phys: high, Flags: attr(0) | Global | Accessed, Access: kRWX | UserExec, PageShift: 16},
@@ -204,7 +204,7 @@ func TestARM64Wide(t *testing.T) {
 		}
 		m.put(base+0x1000, 2, enc(3<<39)|0x401) // 512 GiB
 		m.put(base+0x4000, 1, enc(high)|0x403)
-		mmu := ARM64{TCR: 12 | 12<<16 | 2<<30 | 6<<32 | 1<<59, SCTLR: 1}.WithRoot(base, false).WithRoot(base, true)
+		mmu := ARM64{TCR: 12 | 12<<16 | 2<<30 | 6<<32 | 1<<59, SCTLR: 1 | sctlrSPAN}.WithRoot(base, false).WithRoot(base, true)
 		flags := attr(0) | Global | Accessed
 		var want []Row
 		for _, va := range []uint64{0, 0xfff << 52} {
@@ -219,10 +219,10 @@ func TestARM64Wide(t *testing.T) {
 		}
 		// A root of two entries is aligned to 64 bytes all the same.
 		m.put(base+0x40, 1, 0x600000|0x401) // level 0: 512 GiB
-		mmu = ARM64{TCR: 24 | 1<<23 | 6<<32 | 1<<59, SCTLR: 1}.WithRoot(base+0x40, false)
+		mmu = ARM64{TCR: 24 | 1<<23 | 6<<32 | 1<<59, SCTLR: 1 | sctlrSPAN}.WithRoot(base+0x40, false)
 		wantRows(t, m, mmu, Options{}, []Row{{Start: 1 << 39, Size: 1 << 39, Access: kRWX | UserExec, PageShift: 39}})
 		ttbr := base&bitRange(47, 0) | base>>48<<2
-		mmu = ARM64{TTBR0: ttbr, TTBR1: ttbr, TCR: 12 | 12<<16 | 2<<30 | 6<<32 | 1<<59, SCTLR: 1, PhysBits: 48}
+		mmu = ARM64{TTBR0: ttbr, TTBR1: ttbr, TCR: 12 | 12<<16 | 2<<30 | 6<<32 | 1<<59, SCTLR: 1 | sctlrSPAN, PhysBits: 48}
 		if res := walk(t, m, mmu, Options{}); len(res.Notes) != 2 || !strings.Contains(res.Notes[0], "48 bits") {
 			t.Errorf("a root beyond physical addresses: notes %q", res.Notes)
 		}
@@ -234,7 +234,7 @@ func TestARM64EL2(t *testing.T) {
 	const base = 0x40000000
 	m := newRAM(base, 4096)
 	m.put(base, 511, 0x600000|0x701)
-	mmu := ARM64{EL: 2, TTBR1: base, TCR: 34 | 34<<16 | 2<<30 | 1<<7 | 1<<38, SCTLR: 1}
+	mmu := ARM64{EL: 2, TTBR1: base, TCR: 34 | 34<<16 | 2<<30 | 1<<7 | 1<<38, SCTLR: 1 | sctlrSPAN}
 	if got := modeOf(mmu); got != "arm64, TTBR0_EL2 off, TTBR1_EL2 4 KiB granule, 30 bits" {
 		t.Errorf("mode %q", got)
 	}
@@ -247,9 +247,9 @@ func TestARM64EL2(t *testing.T) {
 		mmu  ARM64
 		want string
 	}{
-		{ARM64{EL: 2, SCTLR: 1, TCR: 15 | 1<<23}, "TCR_EL2.T0SZ is 15, outside 16 to 48: nothing is listed for TTBR0_EL2"},
-		{ARM64{EL: 2, SCTLR: 1, TCR: 16 | 3<<14 | 1<<23}, "TCR_EL2.TG0 has the reserved value 3: nothing is listed for TTBR0_EL2"},
-		{ARM64{EL: 2, SCTLR: 1, TCR: 16 | 1<<23, TTBR0: 1 << 40}, "TTBR0_EL2 points to 0x10000000000, beyond the 32 bits of physical addresses"},
+		{ARM64{EL: 2, SCTLR: 1 | sctlrSPAN, TCR: 15 | 1<<23}, "TCR_EL2.T0SZ is 15, outside 16 to 48: nothing is listed for TTBR0_EL2"},
+		{ARM64{EL: 2, SCTLR: 1 | sctlrSPAN, TCR: 16 | 3<<14 | 1<<23}, "TCR_EL2.TG0 has the reserved value 3: nothing is listed for TTBR0_EL2"},
+		{ARM64{EL: 2, SCTLR: 1 | sctlrSPAN, TCR: 16 | 1<<23, TTBR0: 1 << 40}, "TTBR0_EL2 points to 0x10000000000, beyond the 32 bits of physical addresses"},
 	} {
 		if notes := walk(t, m, tt.mmu, Options{}).Notes; len(notes) != 2 || notes[0] != tt.want {
 			t.Errorf("%+v: notes %q, want %q", tt.mmu, notes, tt.want)
@@ -267,7 +267,7 @@ func TestARM64Tags(t *testing.T) {
 	m := newRAM(base, 3*4096)
 	m.put(base, 511, 0x600000|0x701)
 	m.put(base, 0, 0x800000|0x701)
-	mmu := ARM64{TTBR0: base, TTBR1: base, TCR: 34 | 34<<16 | 2<<30 | 1<<37, SCTLR: 1}
+	mmu := ARM64{TTBR0: base, TTBR1: base, TCR: 34 | 34<<16 | 2<<30 | 1<<37, SCTLR: 1 | sctlrSPAN}
 	for _, tt := range []struct {
 		va   uint64
 		tbi1 bool
@@ -299,7 +299,7 @@ func TestARM64BigEndian(t *testing.T) {
 	const base = 0x40000000
 	m := newRAM(base, 4096)
 	copy(m.data[8:], []byte{0, 0, 0, 0, 0, 0x60, 0x07, 0x01})
-	mmu := ARM64{TTBR0: base, TCR: 34 | 1<<23, SCTLR: 1 | 1<<25}
+	mmu := ARM64{TTBR0: base, TCR: 34 | 1<<23, SCTLR: 1 | sctlrSPAN | 1<<25}
 	want := Row{Start: 2 * mib, Size: 2 * mib, Phys: 0x600000, Access: kRWX | UserExec, PageShift: 21}
 	wantRows(t, m, mmu, Options{}, []Row{want})
 	if p := wantEnd(t, m, mmu, 2*mib, Mapped, 1, "2 MiB"); p.Steps[0].Value != 0x600701 ||
@@ -324,7 +324,7 @@ func TestARM64Sizes(t *testing.T) {
 		{16<<16 | 1<<7, "TG1"},
 		{63<<16 | 1<<7 | 2<<30, "T1SZ is 63"},
 	} {
-		res := wantRows(t, m, ARM64{TTBR0: 0x40000000, TTBR1: 0x40000000, TCR: tt.tcr, SCTLR: 1}, Options{}, nil)
+		res := wantRows(t, m, ARM64{TTBR0: 0x40000000, TTBR1: 0x40000000, TCR: tt.tcr, SCTLR: 1 | sctlrSPAN}, Options{}, nil)
 		if !strings.Contains(strings.Join(res.Notes, "\n"), tt.note) {
 			t.Errorf("TCR %#x: notes %q, want one of %q", tt.tcr, res.Notes, tt.note)
 		}
@@ -339,9 +339,31 @@ func TestARM64UnreadableRoot(t *testing.T) {
 	m.put(base, 0, base+0x1000|3)
 	m.put(base, 1, 0x90000000|3)
 	m.put(base+0x1000, 0, 0x40000000|0x401)
-	mmu := ARM64{TTBR0: base, TTBR1: 0x90000000, TCR: 16 | 25<<16 | 2<<30, SCTLR: 1}
+	mmu := ARM64{TTBR0: base, TTBR1: 0x90000000, TCR: 16 | 25<<16 | 2<<30, SCTLR: 1 | sctlrSPAN}
 	res := wantRows(t, m, mmu, Options{}, []Row{{Size: gib, Phys: gib, Access: kRWX | UserExec, PageShift: 30}})
 	if res.Unread != 2 {
 		t.Errorf("%d not readable, want 2", res.Unread)
+	}
+}
+
+// TestARM64PAN: where there is PAN it is named, as it is flipped around accesses.
+func TestARM64PAN(t *testing.T) {
+	const base = 0x40000000
+	m := newRAM(base, 4096)
+	m.put(base, 5, 0x600000|0x741)
+	for _, tt := range []struct {
+		pan   bool
+		sctlr uint64
+		el    int
+		named bool
+	}{
+		{false, sctlrSPAN, 1, false}, {true, sctlrSPAN, 1, true}, {false, 0, 1, true}, {true, 0, 2, true},
+	} {
+		mmu := ARM64{EL: tt.el, TTBR0: base, TCR: 34 | 1<<23, SCTLR: 1 | tt.sctlr, PAN: tt.pan}
+		p := wantEnd(t, m, mmu, 10*mib, Mapped, 1, "2 MiB")
+		named := slices.ContainsFunc(p.Notes, func(n string) bool { return strings.HasPrefix(n, alsoDecide+"PSTATE.PAN") })
+		if named != tt.named || p.Access != kRW|uRWX {
+			t.Errorf("%+v: %v, notes %q", tt, p.Access, p.Notes)
+		}
 	}
 }

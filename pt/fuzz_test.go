@@ -93,6 +93,16 @@ func FuzzARM64(f *testing.F) {
 	})
 }
 
+func FuzzARM32(f *testing.F) {
+	f.Add(uint64(0x4000), uint64(0x8000), uint32(0), uint32(1|1<<23), uint32(0x55555555), false, seed(0x40100c02), uint64(0), true)
+	f.Add(uint64(0x4000), uint64(0x8000), uint32(1), uint32(1|1<<23|1<<29), uint32(0), true, seed(0x3300000401, 0x40c06), uint64(0xc0000000), true)
+	f.Add(uint64(0x4000), uint64(0x8000), uint32(7), uint32(1|1<<19|1<<20|1<<23|1<<25), uint32(0), true, seed(^uint64(0)), uint64(5), false)
+	f.Add(uint64(0x1000), uint64(0x2000), uint32(1<<31|1|2<<16), uint32(1), uint32(0), false, seed(0x1003, 0x703, 0x701), uint64(1<<31), true)
+	f.Fuzz(func(t *testing.T, ttbr0, ttbr1 uint64, ttbcr, sctlr, dacr uint32, pxn bool, data []byte, va uint64, pte bool) {
+		check(t, ARM32{TTBR0: ttbr0, TTBR1: ttbr1, TTBCR: ttbcr, SCTLR: sctlr, DACR: dacr, PXN: pxn}, data, va, pte)
+	})
+}
+
 func FuzzRISCV(f *testing.F) {
 	f.Add(uint64(8<<60|1), false, false, seed(0x401, 0xcf, 0, 0x80000000000020cf), uint64(0), true)
 	f.Add(uint64(10<<60|1), false, true, seed(1, 0x21, 0xd7), ^uint64(0), false)

@@ -57,6 +57,8 @@ func everyMMU() map[string]MMU {
 		"arm64 4K":  ARM64{TTBR0: 0x1000, TTBR1: 0x1000, TCR: 16 | 16<<16 | 2<<30 | 5<<32, SCTLR: 1},
 		"arm64 16K": ARM64{TTBR0: 0x4000, TTBR1: 0x4000, TCR: 12 | 12<<16 | 2<<14 | 1<<30 | 6<<32 | 1<<59, SCTLR: 1},
 		"arm64 64K": ARM64{TTBR0: 0x10000, TTBR1: 0x10000, TCR: 12 | 12<<16 | 1<<14 | 3<<30 | 6<<32, SCTLR: 1},
+		"arm short": ARM32{TTBR0: 0x4000, TTBR1: 0x8000, TTBCR: 1, SCTLR: 1 | 1<<23, PXN: true},
+		"arm long":  ARM32{TTBR0: 0x1000, TTBR1: 0x1000, TTBCR: 1<<31 | 3, SCTLR: 1},
 	}
 }
 
@@ -154,6 +156,7 @@ func TestWithRoot(t *testing.T) {
 	arm := ARM64{TTBR0: 0x5000, TTBR1: 0x5000, TCR: 24 | 16<<16 | 2<<30 | 6<<32, SCTLR: 1, PhysBits: 44}
 	lpa := ARM64{TCR: 12 | 1<<14 | 1<<23 | 6<<32, SCTLR: 1} // a root of 1024 entries
 	rv64, rv32 := RISCV{SATP: 9<<60 | 5}, RISCV{XLEN: 32, SATP: 1<<31 | 5}
+	short, lpae := ARM32{TTBCR: 3, SCTLR: 1 | 1<<23}, ARM32{TTBCR: 1 << 31, SCTLR: 1}
 	for _, tt := range []struct {
 		mmu   MMU
 		va    uint64 // what to translate
@@ -184,6 +187,12 @@ func TestWithRoot(t *testing.T) {
 		{rv64.WithRoot(0x800), 0, 0x800, "multiples of 4 KiB below 0x100000000000000"},
 		{rv32.WithRoot(0x3fffff000), 0, 0x3fffff000, ""},
 		{rv32.WithRoot(1 << 34), 0, 1 << 34, "multiples of 4 KiB below 0x400000000"},
+		{short.WithRoot(0xfffff800, false), 0, 0xfffff800, ""}, // of 128 KiB a root of 2 KiB
+		{short.WithRoot(0x10400, false), 0, 0x10400, "multiples of 2 KiB below 0x100000000"},
+		{short.WithRoot(0x2000, true), 0, 0x2000, "multiples of 16 KiB below 0x100000000"},
+		{short.WithRoot(1<<32, true), 0, 1 << 32, "multiples of 16 KiB below 0x100000000"},
+		{lpae.WithRoot(0xffffffffe0, false), 0, 0xffffffffe0, ""},
+		{lpae.WithRoot(1<<40, false), 0, 1 << 40, "multiples of 32 bytes below 0x10000000000"},
 	} {
 		m := &everywhere{word: func(uint64) uint64 { return 0 }}
 		p, err := Translate(m, tt.mmu, tt.va)

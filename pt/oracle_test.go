@@ -405,6 +405,146 @@ func oracleARM64(c ARM64, m *ram, va uint64) tr {
 	}
 }
 
+// arm32Access is who may do what, from reading and writing on (B3.7.2).
+func arm32Access(c ARM32, pr, pw, ur, uw, xn, pxn bool) Access {
+	wxn, uwxn := bit(uint64(c.SCTLR), 19), bit(uint64(c.SCTLR), 20)
+	px := pr && !(xn || pxn || wxn && pw || uwxn && uw)
+	ux := ur && !(xn || wxn && uw)
+	return access(pr, pw, px, ur, uw, ux)
+}
+
+func oracleARM32(c ARM32, m *ram, va uint64) tr {
+	if va>>32 != 0 {
+		return tr{}
+	}
+	ttbcr := uint64(c.TTBCR)
+	if bit(ttbcr, 31) {
+		return oracleLPAE(c, m, va)
+	}
+	n := int(field(ttbcr, 2, 0))
+	table := c.TTBR0 & 0xffffffff >> (14 - n) << (14 - n)
+	if n > 0 && field(va, 31, 32-n) != 0 {
+		if bit(ttbcr, 5) {
+			return tr{}
+		}
+		table = c.TTBR1 & 0xffffc000
+	} else if bit(ttbcr, 4) {
+		return tr{}
+	}
+	first, ok := m.get4(table + va>>20*4)
+	if !ok {
+		return tr{}
+	}
+	var t tr
+	var ap, tex, cb uint64
+	var xn, pxn, ng, s, ns, set bool
+	domain := field(first, 8, 5)
+	switch field(first, 1, 0) {
+	case 0:
+		return tr{}
+	case 1:
+		pxn = c.PXN && bit(first, 2)
+		ns = bit(first, 3)
+		second, ok := m.get4(first&0xfffffc00 + field(va, 19, 12)*4)
+		if !ok || field(second, 1, 0) == 0 {
+			return tr{}
+		}
+		t.shift = 12
+		ap, cb = field(second, 9, 9)<<2|field(second, 5, 4), field(second, 3, 2)
+		s, ng = bit(second, 10), bit(second, 11)
+		if bit(second, 1) { // small
+			t.pa = second&0xfffff000 | field(va, 11, 0)
+			tex, xn = field(second, 8, 6), bit(second, 0)
+		} else {
+			t.pa = second&0xffff0000 | field(va, 15, 0)
+			tex, xn, set = field(second, 14, 12), bit(second, 15), true
+		}
+	case 3:
+		if !c.PXN {
+			return tr{}
+		}
+		pxn = true
+		fallthrough
+	case 2:
+		t.shift = 20
+		ap, tex, cb = field(first, 15, 15)<<2|field(first, 11, 10), field(first, 14, 12), field(first, 3, 2)
+		xn, s, ng, ns = bit(first, 4), bit(first, 16), bit(first, 17), bit(first, 19)
+		if bit(first, 18) {
+			t.pa = field(first, 8, 5)<<36 | field(first, 23, 20)<<32 | first&0xff000000 | field(va, 23, 0)
+			domain, set = 0, true
+		} else {
+			t.pa = first&0xfff00000 | field(va, 19, 0)
+		}
+	}
+	var pr, pw, ur, uw, af bool
+	if bit(uint64(c.SCTLR), 29) { // AFE
+		pr, pw, ur, uw = true, !bit(ap, 2), bit(ap, 1), bit(ap, 1) && !bit(ap, 2)
+		af = bit(ap, 0)
+	} else {
+		pr = ap != 0 && ap != 4
+		pw = ap == 1 || ap == 2 || ap == 3
+		ur = ap == 2 || ap == 3 || ap == 6 || ap == 7
+		uw = ap == 3
+	}
+	if !pr {
+		return tr{}
+	}
+	t.ok, t.access = true, arm32Access(c, pr, pw, ur, uw, xn, pxn)
+	t.flags = flagsOf(!ng, Global, af, Accessed, s, Flags(1<<12), ns, NonSecure, set, Contiguous) |
+		1<<30 | Flags(domain)<<20 | Flags(tex<<2|cb)<<25
+	return t
+}
+
+func oracleLPAE(c ARM32, m *ram, va uint64) tr {
+	ttbcr := uint64(c.TTBCR)
+	t0, t1 := int(field(ttbcr, 2, 0)), int(field(ttbcr, 18, 16))
+	var in0, in1 bool
+	switch { // table B3-2
+	case t0 == 0 && t1 == 0:
+		in0 = true
+	case t1 == 0:
+		in0 = va < 1<<(32-t0)
+		in1 = !in0
+	case t0 == 0:
+		in0 = va < 1<<32-1<<(32-t1)
+		in1 = !in0
+	default:
+		in0, in1 = va < 1<<(32-t0), va >= 1<<32-1<<(32-t1)
+	}
+	ttbr, size := c.TTBR0, 32-t0
+	switch {
+	case in0 && bit(ttbcr, 7), in1 && bit(ttbcr, 23), !in0 && !in1:
+		return tr{}
+	case in1:
+		ttbr, size = c.TTBR1, 32-t1
+	}
+	level, x := 1, size-27 // 5-TxSZ
+	if size <= 30 {
+		level, x = 2, size-18 // 14-TxSZ
+	}
+	table := field(ttbr, 39, x) << x
+	index := field(va, size-1, 39-9*level)
+	readOnly, noUser, xnT, pxnT := false, false, false, false
+	for ; ; level++ {
+		low := 39 - 9*level
+		e, ok := m.get8(table + index*8)
+		if !ok || !bit(e, 0) || level == 3 && !bit(e, 1) {
+			return tr{}
+		}
+		if level < 3 && bit(e, 1) {
+			readOnly, noUser = readOnly || bit(e, 62), noUser || bit(e, 61)
+			xnT, pxnT = xnT || bit(e, 60), pxnT || bit(e, 59)
+			table, index = field(e, 39, 12)<<12, field(va, low-1, low-9)
+			continue
+		}
+		w, u := !bit(e, 7) && !readOnly, bit(e, 6) && !noUser
+		return tr{ok: true, shift: uint8(low), pa: field(e, 39, low)<<low | field(va, low-1, 0),
+			access: arm32Access(c, true, w, u, u && w, bit(e, 54) || xnT, bit(e, 53) || pxnT),
+			flags: flagsOf(!bit(e, 11), Global, bit(e, 10), Accessed, bit(e, 52), Contiguous, bit(e, 5), NonSecure) |
+				1<<11 | Flags(field(e, 4, 2))<<16 | Flags(field(e, 9, 8))<<12}
+	}
+}
+
 // oracle translates with the oracle for mmu.
 func oracle(mmu MMU, m *ram, va uint64) tr {
 	switch c := mmu.(type) {
@@ -414,6 +554,8 @@ func oracle(mmu MMU, m *ram, va uint64) tr {
 		return oracleRISCV(c, m, va)
 	case ARM64:
 		return oracleARM64(c, m, va)
+	case ARM32:
+		return oracleARM32(c, m, va)
 	}
 	panic("unknown MMU")
 }

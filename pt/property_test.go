@@ -148,6 +148,50 @@ func armShape(grain int) shape {
 		steps:  []uint64{1 << grain, 1 << grain, 1 << (grain + grain - 3), 1 << 30}}
 }
 
+// armShortShape has tables of 16 KiB, so that roots and pieces of them do as
+// those of 1 KiB.
+func armShortShape() shape {
+	return shape{width: 4, page: 1 << 14, pages: 8, base: 0x10000,
+		tables: []uint64{0x1, 0x1, 0x21, 0x5, 0x9},
+		leaves: []uint64{0x402, 0xc02, 0x8c12, 0x30c0e, 0x12, 0x13, 0x32, 0x35, 0x233, 0x40c02, 0x40c06},
+		noise:  append(single(19, 1), 1<<20, 1<<23),
+		encode: func(pa uint64) uint64 { return pa & bitRange(31, 10) },
+		steps:  []uint64{1 << 12, 1 << 12, 1 << 20, 1 << 20, 1 << 16}}
+}
+
+func armLongShape() shape {
+	s := armShape(12)
+	s.encode = func(pa uint64) uint64 { return pa & bitRange(39, 12) }
+	return s
+}
+
+// drawARM32 has short descriptors, or long ones.
+func drawARM32(t *rapid.T, long bool, s shape) ARM32 {
+	root := func() uint64 {
+		return s.base + uint64(rapid.IntRange(0, s.pages-1).Draw(t, "root")*s.page) | 1
+	}
+	c := ARM32{TTBR0: root(), TTBR1: root(), SCTLR: 1 | 1<<23, DACR: rapid.Uint32().Draw(t, "dacr"), PXN: rapid.Bool().Draw(t, "pxn")}
+	for _, n := range []int{19, 20, 29} {
+		if rapid.IntRange(0, 2).Draw(t, "sctlr") == 0 {
+			c.SCTLR |= 1 << n
+		}
+	}
+	size := func() uint32 { return uint32(rapid.SampledFrom([]int{0, 0, 1, 2, 3, 7}).Draw(t, "size")) }
+	off := []int{4, 5}
+	c.TTBCR = size()
+	if long {
+		c.TTBCR |= 1<<31 | size()<<16
+		c.TTBR0 |= 0x42 << 48
+		off = []int{7, 23}
+	}
+	for _, n := range off {
+		if rapid.IntRange(0, 7).Draw(t, "off") == 0 {
+			c.TTBCR |= 1 << n
+		}
+	}
+	return c
+}
+
 // drawX86 is a set-up of 32-bit paging, of PAE, or of long mode.
 func drawX86(t *rapid.T, legacy, pae bool, s shape) X86 {
 	root := s.base + uint64(rapid.IntRange(0, s.pages-1).Draw(t, "root")*s.page)
@@ -230,12 +274,20 @@ func walk(t tester, m Phys, mmu MMU, opt Options) *Result {
 	if err != nil {
 		t.Fatalf("Walk(%+v): %v", mmu, err)
 	}
-	checkForm(t, res, opt)
+	checkForm(t, mmu, res, opt)
 	return res
 }
 
+// isBorder reports whether an address is where another root table takes over, which
+// may be within a page.
+func isBorder(mmu MMU, va uint64) bool {
+	c, ok := mmu.(ARM32)
+	t0, t1 := c.TTBCR&7, c.TTBCR>>16&7
+	return ok && c.TTBCR>>31 == 1 && (t0 > 0 && va == 1<<(32-t0) || t1 > 0 && va == 1<<32-1<<(32-t1))
+}
+
 // checkForm checks what holds for rows whatever the tables say.
-func checkForm(t tester, res *Result, opt Options) {
+func checkForm(t tester, mmu MMU, res *Result, opt Options) {
 	t.Helper()
 	limit := opt.maxRows
 	if limit == 0 {
@@ -251,7 +303,9 @@ func checkForm(t tester, res *Result, opt Options) {
 		if r.Access == 0 {
 			t.Fatalf("row %d, %+v, has no access at all", i, r)
 		}
-		if opt.PTE && (r.PageShift == 0 || r.Size&(1<<r.PageShift-1) != 0 || r.Phys&(1<<r.PageShift-1) != 0) {
+		page := uint64(1) << r.PageShift
+		whole := func(va uint64) bool { return va%page == 0 || isBorder(mmu, va) }
+		if opt.PTE && (r.PageShift == 0 || !whole(r.Start) || !whole(r.Start+r.Size) || (r.Phys-r.Start)%page != 0) {
 			t.Fatalf("row %d, %+v, is not made of pages", i, r)
 		}
 		if i == 0 {
@@ -358,6 +412,8 @@ func TestRandomTables(t *testing.T) {
 		{"arm64 4K", armShape(12), func(t *rapid.T, s shape) MMU { return drawARM64(t, 12, 0, s) }},
 		{"arm64 16K", armShape(14), func(t *rapid.T, s shape) MMU { return drawARM64(t, 14, 0, s) }},
 		{"arm64 64K", armShape(16), func(t *rapid.T, s shape) MMU { return drawARM64(t, 16, 0, s) }},
+		{"arm short", armShortShape(), func(t *rapid.T, s shape) MMU { return drawARM32(t, false, s) }},
+		{"arm long", armLongShape(), func(t *rapid.T, s shape) MMU { return drawARM32(t, true, s) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -403,6 +459,8 @@ func TestRandomTablesWhole(t *testing.T) {
 		{"arm64 4K", armShape(12), 12, 31, func(t *rapid.T, s shape) MMU { return drawARM64(t, 12, 33, s) }},
 		{"arm64 16K", armShape(14), 14, 31, func(t *rapid.T, s shape) MMU { return drawARM64(t, 14, 33, s) }},
 		{"arm64 64K", armShape(16), 16, 33, func(t *rapid.T, s shape) MMU { return drawARM64(t, 16, 31, s) }},
+		{"arm short", armShortShape(), 12, 32, func(t *rapid.T, s shape) MMU { return drawARM32(t, false, s) }},
+		{"arm long", armLongShape(), 12, 32, func(t *rapid.T, s shape) MMU { return drawARM32(t, true, s) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

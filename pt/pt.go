@@ -1,4 +1,4 @@
-// Package pt walks page tables: those of x86, arm64 and RISC-V, as the
+// Package pt walks page tables: those of x86, arm64, arm and RISC-V, as the
 // architecture manuals define them, over an interface that reads physical
 // memory. It is pure: it knows no debugger, keeps no state between calls, and
 // takes the CPU's set-up as plain register values.
@@ -20,7 +20,8 @@ type Phys interface {
 	ReadPhys(p []byte, pa uint64) error
 }
 
-// MMU is the set-up of a CPU's address translation: [X86], [ARM64] or [RISCV].
+// MMU is the set-up of a CPU's address translation: [X86], [ARM64], [ARM32],
+// [RISCV] or [Flat].
 type MMU interface {
 	// regime is what the registers say; the error wraps ErrPagingOff where
 	// they say that nothing is translated.
@@ -36,8 +37,8 @@ var ErrPagingOff = errors.New("paging is off")
 // privileged execution of what EL0 may write, E0PD; RISC-V: S-mode executes no
 // user page). Switches of the CPU that a system flips around single accesses,
 // or that override tables as a whole (x86: CR0.WP, SMEP, SMAP, protection
-// keys; arm64: PAN; RISC-V: SUM, MXR) are not applied; [Result].Notes names
-// those that count. Nor is a clear accessed or dirty flag, upon which a CPU may
+// keys; arm64: PAN; arm: domains; RISC-V: SUM, MXR) are not applied;
+// [Result].Notes names those that count. Nor is a clear accessed or dirty flag, upon which a CPU may
 // fault to have software set it.
 type Access uint8
 
@@ -45,7 +46,8 @@ type Access uint8
 const alsoDecide = "not in the permissions: "
 
 // The bits of an Access. Kernel is the privileged mode (x86: CPL 0 to 2,
-// arm64: EL1 or EL2, RISC-V: S-mode), user the unprivileged one (CPL 3, EL0, U-mode).
+// arm64: EL1 or EL2, arm: PL1, RISC-V: S-mode), user the unprivileged one (CPL 3,
+// EL0, PL0, U-mode).
 const (
 	KernelRead Access = 1 << iota
 	KernelWrite
@@ -89,19 +91,21 @@ type Flags uint32
 
 // The single flags.
 const (
-	Global     Flags = 1 << iota // x86 G; arm64 nG clear; RISC-V G at any level
-	Accessed                     // x86 A; arm64 AF; RISC-V A
+	Global     Flags = 1 << iota // x86 G; arm64 and arm nG clear; RISC-V G at any level
+	Accessed                     // x86 A; arm64 AF; arm AF, or AP[0] with SCTLR.AFE; RISC-V A
 	Dirty                        // x86 D; RISC-V D
 	PWT                          // x86: page-level write-through
 	PCD                          // x86: page-level cache disable
 	PAT                          // x86: bit 7 of a PTE, bit 12 of a large page's entry
-	Contiguous                   // arm64: one of a contiguous set of entries
+	Contiguous                   // arm64, arm: one of a contiguous set of entries
 	DBM                          // arm64: dirty bit modifier
 	Guarded                      // arm64: GP, for branch target identification
-	NonSecure                    // arm64: NS
+	NonSecure                    // arm64, arm: NS
 	NAPOT                        // RISC-V Svnapot: one of 16 entries that map 64 KiB
 
 	hasAttrIndex // the three bits of attrIndex count, be they 0
+
+	hasTEX Flags = 1 << 30 // those of arm's short descriptors count, be they 0
 )
 
 // The places of the fields with several bits.
@@ -109,11 +113,13 @@ const (
 	shareShift  = 12 // two bits
 	pbmtShift   = 14 // two bits
 	attrShift   = 16 // three bits
-	keyShift    = 20 // four bits
+	keyShift    = 20 // four bits; of arm the domain
 	hasKeyShift = 24 // one bit: the key counts, be it 0
+	texShift    = 25 // five bits: B, C, TEX
 )
 
-// shareability is arm64's SH field: 0 non-shareable, 2 outer, 3 inner.
+// shareability is arm64's SH field: 0 non-shareable, 2 outer, 3 inner; of arm's
+// short descriptors S.
 func (f Flags) shareability() int { return int(f >> shareShift & 3) }
 
 // pbmt is RISC-V's page-based memory type: 0 PMA, 1 NC, 2 IO.
@@ -129,15 +135,24 @@ func (f Flags) protectionKey() (key int, ok bool) {
 	return int(f >> keyShift & 15), f>>hasKeyShift&1 != 0
 }
 
-// flagNames stand in the order of the single flags.
-var flagNames = [...]string{"G", "A", "D", "PWT", "PCD", "PAT", "CONT", "DBM", "GP", "NS", "NAPOT"}
+// domain is the domain of arm's short descriptors, 0 to 15; ok is false elsewhere.
+func (f Flags) domain() (domain int, ok bool) { return int(f >> keyShift & 15), f&hasTEX != 0 }
 
 // String names the flags that are set, such as "G A D PCD", in the manuals'
 // short names.
 func (f Flags) String() string {
 	var w words
-	for i, name := range flagNames {
+	// In the order of the single flags.
+	for i, name := range [...]string{"G", "A", "D", "PWT", "PCD", "PAT", "CONT", "DBM", "GP", "NS", "NAPOT"} {
 		w.add(f&(1<<i) != 0, name)
+	}
+	if d, ok := f.domain(); ok {
+		w.add(f.shareability() != 0, "S")
+		w.num(true, "TEX", uint64(f>>(texShift+2)&7))
+		w.add(f>>(texShift+1)&1 != 0, "C")
+		w.add(f>>texShift&1 != 0, "B")
+		w.num(true, "DOMAIN", uint64(d))
+		return w.String()
 	}
 	w.num(f.shareability() != 0, "SH", uint64(f.shareability()))
 	w.add(f.pbmt() != 0, pbmtName(uint64(f.pbmt())))
@@ -178,7 +193,8 @@ func (w *words) String() string { return strings.Join(w.list, " ") }
 // Row is one range of virtual addresses that are mapped alike.
 //
 // With Options.PTE it is one physically contiguous run of pages of one size,
-// one access and the same flags. Without, it is one range of equal access, in
+// one access and the same flags; of a page of which another root table translates
+// a part, as can be on arm, it is the other part. Without, it is one range of equal access, in
 // which sizes, flags and physical addresses may vary.
 type Row struct {
 	Start, Size uint64 // in bytes; Start+Size may be 2^64; Size is never 0

@@ -19,6 +19,8 @@ type regime struct {
 	parts []part
 	notes []string
 	strip func(va uint64) uint64 // takes a tag out of an address; may be nil
+	// domains is notes on the domains that were met, one bit each; may be nil.
+	domains func(met uint16) []string
 }
 
 // part is one range of virtual addresses that one root table translates.
@@ -32,6 +34,7 @@ type part struct {
 
 	base   uint64 // the address of what the root's first entry translates, modulo 2^64
 	lo, hi uint64 // the offsets from base that addresses have, both included
+	cut    bool   // a page may reach beyond them, where another part translates
 
 	off string // why nothing is translated here, or ""
 }
@@ -76,6 +79,19 @@ func (p *part) entries(level int) int {
 	return 1 << p.stride
 }
 
+// clip cuts a row to the addresses that the part translates, and reports whether
+// there is anything left of it.
+func (p *part) clip(r *Row) bool {
+	off := r.Start - p.base
+	last := off + (r.Size - 1)
+	if last < p.lo || off > p.hi {
+		return false
+	}
+	first := max(off, p.lo)
+	r.Start, r.Phys, r.Size = p.base+first, r.Phys+(first-off), min(last, p.hi)-first+1
+	return true
+}
+
 func (p *part) entryBytes() int {
 	if p.half {
 		return 4
@@ -84,7 +100,7 @@ func (p *part) entryBytes() int {
 }
 
 // inherited is what the levels above say to those below, in the format's own
-// bits; it fits in five.
+// bits; it fits in six.
 type inherited uint8
 
 // format is what entries mean. Implementations are immutable values.
@@ -104,6 +120,7 @@ const (
 	reserved             // present, but its form is reserved: an access faults
 	table                // leads to a table of the level below
 	leaf                 // maps a page
+	denied               // would map a page, but nobody may access it
 )
 
 // entry is a decoded one.
@@ -122,8 +139,8 @@ type entry struct {
 	// 0 where entries have to be decoded one by one. Leaves only.
 	addr, step uint64
 
-	why string // reserved: what is wrong
-	bad uint64 // reserved: the value that is
+	why string // reserved: what is wrong; denied: by what
+	bad uint64 // reserved: the value that is wrong
 }
 
 // mustBe0 is what is wrong with an entry that has reserved bits set.
@@ -195,6 +212,9 @@ func Walk(ctx context.Context, mem Phys, mmu MMU, opt Options) (*Result, error) 
 	}
 	res.Rows = w.join()
 	res.Notes = append(res.Notes, w.met.notes()...)
+	if r.domains != nil {
+		res.Notes = append(res.Notes, r.domains(w.domains)...)
+	}
 	switch {
 	case len(res.Rows) > w.maxRows:
 		res.Cut = &Cut{VA: res.Rows[w.maxRows].Start, ByRows: true, Limit: w.maxRows}
@@ -229,6 +249,7 @@ type walker struct {
 	memo  map[uint64]span // by the key of memoKey
 
 	met     Flags  // those of all leaves
+	domains uint16 // theirs, one bit each, where there are such
 	tired   bool   // work ran out
 	stopped uint64 // where
 	err     error  // ctx's
@@ -242,7 +263,8 @@ type span struct {
 }
 
 // memoKey puts what decides over a table's rows in one word. Tables other than
-// roots are aligned to 4 KiB, and nothing leads back to a root's level.
+// roots are aligned to 4 KiB, or to 1 KiB where there are two levels, and nothing
+// leads back to a root's level.
 func memoKey(p *part, level int, pa uint64, in inherited) uint64 {
 	return pa | uint64(level)<<8 | uint64(in)<<1 | p.id
 }
@@ -298,6 +320,9 @@ func (w *walker) fill(p *part, level int, pa uint64, in inherited, lo, hi, va ui
 			continue
 		}
 		w.met |= d.flags
+		if domain, ok := d.flags.domain(); ok {
+			w.domains |= 1 << domain
+		}
 		row := Row{Start: va + off, Phys: d.pa, Access: d.access, PageShift: uint8(shift)}
 		run := 1
 		if !w.pte {
@@ -309,10 +334,13 @@ func (w *walker) fill(p *part, level int, pa uint64, in inherited, lo, hi, va ui
 			}
 		}
 		row.Size = uint64(run) << shift
+		i += run
+		if p.cut && !p.clip(&row) {
+			continue
+		}
 		if !w.add(row) {
 			return false
 		}
-		i += run
 	}
 	return true
 }
@@ -525,10 +553,11 @@ const (
 	Reserved                // at an entry of a reserved form
 	NotReadable             // at a table that cannot be read
 	OutsideRange            // before the first table: the address is none that is translated
+	NoAccess                // at an entry that gives nobody access
 )
 
 func (e End) String() string {
-	return [...]string{"mapped", "not present", "reserved", "table not readable", "outside the translated range"}[e]
+	return [...]string{"mapped", "not present", "reserved", "table not readable", "outside the translated range", "no access"}[e]
 }
 
 // Step is one table entry on the way of a translation.
@@ -581,6 +610,9 @@ func Translate(mem Phys, mmu MMU, va uint64) (*Path, error) {
 			return path, nil
 		}
 		path.follow(mem, p, off)
+		if domain, ok := path.Flags.domain(); ok && r.domains != nil {
+			path.Notes = append(path.Notes, r.domains(1<<domain)...)
+		}
 		return path, nil
 	}
 	path.Why = fmt.Sprintf("%#x is no address that %s translates", va, r.mode)
@@ -611,6 +643,10 @@ func (path *Path) follow(mem Phys, p *part, off uint64) {
 		case reserved:
 			path.End = Reserved
 			path.Why = fmt.Sprintf("the %s entry is reserved: %s (%#x)", name, d.why, d.bad)
+			return
+		case denied:
+			path.End = NoAccess
+			path.Why = fmt.Sprintf("the %s entry lets nobody access its page: %s", name, d.why)
 			return
 		case leaf:
 			size := uint64(1) << p.shift(level)

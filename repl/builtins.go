@@ -178,7 +178,7 @@ func (sh *Shell) shell(ctx context.Context, command string, pipe commands.Result
 	switch {
 	case pipe != nil:
 		var text bytes.Buffer
-		if err := render(ctx, &text, pipe, sh.asJSON, nil); err != nil {
+		if err := render(ctx, &text, pipe, sh.asJSON, commands.Screen{}, nil); err != nil {
 			return err
 		}
 		cmd.Stdin = &text // that it is not read to its end is no error of exec's
@@ -240,7 +240,10 @@ func (sh *Shell) quit(ctx context.Context, s *commands.Session, status string) e
 				return fmt.Errorf("the exit status %s: %w", status, err)
 			}
 		}
-		code = int(n & 0xff) // what exit(3) keeps
+		if n > 255 { // exit(3) keeps only the low byte
+			return fmt.Errorf("the exit status %d: give one from 0 to 255", int64(n))
+		}
+		code = int(n)
 	}
 	if p, ok := sh.src.(*prompt); ok {
 		if err := p.leave(ctx); err != nil {

@@ -3,6 +3,7 @@ package repl
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 
@@ -98,6 +99,12 @@ const maxAhead = 1 << 20
 func (k *keyboard) read(ctx context.Context, fd int, f *feeding) {
 	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	terminal := err == nil
+	if terminal {
+		if own, err := openNonblocking(fd); err == nil {
+			defer unix.Close(own)
+			fd = own
+		}
+	}
 	buf := make([]byte, 4096)
 	for {
 		for !terminal && len(k.waiting()) > 0 {
@@ -121,6 +128,17 @@ func (k *keyboard) read(ctx context.Context, fd int, f *feeding) {
 			return
 		}
 	}
+}
+
+// openNonblocking opens the terminal behind fd once more. Ctrl-C empties its
+// queue, also between a poll that saw something there and the read, which would
+// then wait; and fd itself is shared with whoever started dbgsh.
+func openNonblocking(fd int) (int, error) {
+	path := fmt.Sprintf("/proc/self/fd/%d", fd)
+	if _, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == nil { // ours, whoever owns it
+		path = "/dev/tty"
+	}
+	return unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 }
 
 // write types what was read, until ctx is done, nobody takes it, or all is

@@ -189,9 +189,9 @@ func (o *Output) interject(text []byte) error {
 	return err
 }
 
-// complain writes a line to standard error, at the start of a line where both
+// Complain writes a line to standard error, at the start of a line where both
 // outputs may be the same terminal. It does not wait for standard output.
-func (o *Output) complain(line string) {
+func (o *Output) Complain(line string) {
 	text := line + "\n"
 	if o.mu.TryLock() {
 		if o.midLine && o.terminal {

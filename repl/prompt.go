@@ -143,7 +143,7 @@ func (p *prompt) ask(ctx context.Context, question string) error {
 		case "n", "no":
 			return errDropped
 		}
-		p.sh.Output.complain("Please answer y or n.")
+		p.sh.Output.Complain("Please answer y or n.")
 	}
 }
 
@@ -297,7 +297,7 @@ func (sh *Shell) completeWord(ctx context.Context) liner.WordCompleter {
 		left, tail := string(runes[:pos]), string(runes[pos:])
 		head, list, err := sh.completions(ctx, left)
 		if err != nil {
-			sh.Output.complain(reason(err))
+			sh.Output.Complain(reason(err))
 			return left, nil, tail
 		}
 		if len(list) == 1 && tail == "" && !strings.HasSuffix(list[0], "/") {

@@ -21,6 +21,7 @@ import (
 // TestMain runs the test binary as a shell where a test asks for one.
 func TestMain(m *testing.M) {
 	if os.Getenv("DBGSH_TEST_SHELL") == "" {
+		testkit.HearSignals()
 		os.Exit(m.Run())
 	}
 	g := newFakeGDB()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/fatih/color"
@@ -52,7 +53,7 @@ func painter() func(commands.Style, string) string {
 }
 
 // render writes a result: as JSON, a line of its own, or as text.
-func render(ctx context.Context, w io.Writer, res commands.Result, asJSON bool, paint func(commands.Style, string) string) error {
+func render(ctx context.Context, w io.Writer, res commands.Result, asJSON bool, screen commands.Screen, paint func(commands.Style, string) string) error {
 	w = whileWanted{ctx, w}
 	if long, ok := res.(commands.JSONWriter); ok && asJSON {
 		if err := long.WriteJSON(w); err != nil {
@@ -69,7 +70,7 @@ func render(ctx context.Context, w io.Writer, res commands.Result, asJSON bool, 
 		_, err = w.Write(append(text, '\n'))
 		return err
 	}
-	t := commands.NewText(w, paint)
+	t := commands.NewText(w, paint).On(screen)
 	res.WriteText(t)
 	return t.Flush()
 }
@@ -96,19 +97,48 @@ func (sh *Shell) show(ctx context.Context, res commands.Result, asJSON bool) err
 		paint = sh.paint
 	}
 	if !sh.atPrompt() || !sh.Output.terminal || !set.On("pager") {
-		return sh.unlessBroken(render(ctx, sh.Output, res, asJSON, paint))
+		return sh.unlessBroken(render(ctx, sh.Output, res, asJSON, sh.screen(), paint))
 	}
 	var b bytes.Buffer
-	if err := render(ctx, &b, res, asJSON, paint); err != nil {
+	if err := render(ctx, &b, res, asJSON, sh.screen(), paint); err != nil {
 		return err
 	}
 	if sh.tall(b.Bytes()) {
 		if shown := sh.page(ctx, b.Bytes()); shown {
+			if s, ok := res.(commands.Summarizer); ok && !asJSON {
+				_, err := io.WriteString(sh.Output, s.Summary()+"\n") // the pager may have been left early
+				return sh.unlessBroken(err)
+			}
 			return nil
 		}
 	}
 	_, err := sh.Output.Write(b.Bytes())
 	return sh.unlessBroken(err)
+}
+
+// screen is the window that standard output shows text in, if it does.
+func (sh *Shell) screen() commands.Screen {
+	f, ok := sh.Output.stdout.(*os.File)
+	if !ok || !sh.Output.terminal {
+		return commands.Screen{}
+	}
+	s := commands.Screen{ASCII: !utf8Locale()}
+	if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+		s.Columns = int(size.Col)
+	}
+	return s
+}
+
+// utf8Locale reports whether the user's characters are UTF-8 (locale(7): the first
+// of these variables that is set decides).
+func utf8Locale() bool {
+	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if value := os.Getenv(name); value != "" {
+			value = strings.ToLower(value)
+			return strings.Contains(value, "utf-8") || strings.Contains(value, "utf8")
+		}
+	}
+	return false
 }
 
 // unlessBroken is err, or nil where standard output is gone: the shell is left

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dbgsh/commands"
+	"dbgsh/internal/testkit"
 )
 
 func TestScript(t *testing.T) {
@@ -73,7 +74,8 @@ func TestScript(t *testing.T) {
 		{name: "keep going", text: "fail one\nfail two\necho on\n", change: keepGoing, stdout: "echo on\n", stderr: "f:1: fail: one\nf:2: fail: two\n", status: 1},
 		{name: "lost", text: "die\necho on\n", change: keepGoing, stderr: "f:1: die: GDB ended (killed by signal 9)\n", status: 3, stops: true},
 		{name: "quit", text: "echo a\nquit\necho b\n", stdout: "echo a\n", stops: true, left: true},
-		{name: "quit with a status", text: "q 0x105\n", status: 5, stops: true, left: true},
+		{name: "quit with a status", text: "q 0x15\n", status: 21, stops: true, left: true},
+		{name: "quit with no status", text: "q 256\n", stderr: "f:1: quit: the exit status 256: give one from 0 to 255\n", status: 1, stops: true},
 		{name: "quit keeps the status", text: "fail x\nexit\n", change: keepGoing, stderr: "f:1: fail: x\n", status: 1, stops: true, left: true},
 		{name: "quit behind gdb", text: "gdb quit\n", stderr: "f:1: quit: quit is dbgsh's own; write it without what stands before it\n", status: 1, stops: true},
 		{name: "edit", text: "edit\n", stderr: "f:1: edit: an editor needs GDB's own terminal; write !$EDITOR FILE\n", status: 1, stops: true},
@@ -192,7 +194,7 @@ func TestRunLine(t *testing.T) {
 	if !sh.RunLine(ctx, "-ex", "echo a") || sh.RunLine(ctx, "-ex", "vmmpa") || sh.RunLine(ctx, "-ex", "commands") {
 		t.Error("more is wrong")
 	}
-	want := "-ex: vmmpa: Undefined command: \"vmmpa\".  Try \"help\".\n-ex: commands: its \"end\" is missing\n"
+	want := "-ex vmmpa: Undefined command: \"vmmpa\".  Try \"help\".\n-ex commands: its \"end\" is missing\n"
 	if stdout.String() != "echo a\n" || stderr.String() != want {
 		t.Errorf("stdout %q, stderr %q", stdout.String(), stderr.String())
 	}
@@ -200,12 +202,12 @@ func TestRunLine(t *testing.T) {
 		t.Error("a missing init script is an error")
 	}
 	stderr.Reset()
-	if sh.RunFile(ctx, "/nonexistent/x") || stderr.String() != "-x: open /nonexistent/x: no such file or directory\n" {
+	if sh.RunFile(ctx, "-x", "/nonexistent/x") || stderr.String() != "-x: open /nonexistent/x: no such file or directory\n" {
 		t.Errorf("stderr %q", stderr.String())
 	}
 	stderr.Reset()
 	dir := t.TempDir()
-	if sh.RunFile(ctx, dir) || stderr.String() != "-x: open "+dir+": is a directory\n" {
+	if sh.RunFile(ctx, "-x", dir) || stderr.String() != "-x: open "+dir+": is a directory\n" {
 		t.Errorf("stderr %q", stderr.String())
 	}
 	stderr.Reset()
@@ -213,7 +215,7 @@ func TestRunLine(t *testing.T) {
 		t.Errorf("stderr %q", stderr.String())
 	}
 	sh.KeepGoing = true
-	if !sh.RunFile(ctx, "/nonexistent/x") || !sh.RunFile(ctx, dir) || sh.Status() != 1 {
+	if !sh.RunFile(ctx, "-x", "/nonexistent/x") || !sh.RunFile(ctx, "-x", dir) || sh.Status() != 1 {
 		t.Error("it does not keep going")
 	}
 }
@@ -245,14 +247,12 @@ func TestStuckOutput(t *testing.T) {
 	sh := newTestShell(t, g, out, func(c *Config) { c.KeepGoing = true })
 	sh.patience = 50 * time.Millisecond
 	defer sh.Start()()
-	go func() {
-		for !out.blocked() {
-			time.Sleep(time.Millisecond)
-		}
-		unix.Kill(unix.Getpid(), unix.SIGTERM)
-	}()
 	line := "echo " + strings.Repeat("x", 1<<20) + "\n" // more than a pipe holds
-	if sh.RunScript(context.Background(), "f", strings.NewReader(line+"echo b\n")) || !sh.Left() || sh.Status() != 1 {
+	more := make(chan bool, 1)
+	go func() { more <- sh.RunScript(context.Background(), "f", strings.NewReader(line+"echo b\n")) }()
+	testkit.WaitFor(t, "output that is stuck", out.blocked)
+	unix.Kill(unix.Getpid(), unix.SIGTERM)
+	if <-more || !sh.Left() || sh.Status() != 1 {
 		t.Errorf("left %v, status %d", sh.Left(), sh.Status())
 	}
 	select {
@@ -467,7 +467,7 @@ func TestShellLeavesTheScriptAlone(t *testing.T) {
 	defer r.Close()
 	var stdout bytes.Buffer
 	sh := newTestShell(t, newFakeGDB(), NewOutput(&stdout, io.Discard, false), func(c *Config) { c.Stdin, c.StdinIsScript = r, true })
-	if !sh.RunFile(context.Background(), "-") || stdout.String() != "echo on\n" {
+	if !sh.RunFile(context.Background(), "-x", "-") || stdout.String() != "echo on\n" {
 		t.Errorf("stdout %q", stdout.String())
 	}
 }

@@ -81,13 +81,13 @@ func (sh *Shell) RunInit(ctx context.Context, path string) (more bool) {
 	return sh.runFile(ctx, "init script", path)
 }
 
-// RunFile runs the script at path, which -x named; - is Stdin. See RunScript.
-// A file that cannot be opened is a command that failed.
-func (sh *Shell) RunFile(ctx context.Context, path string) (more bool) {
+// RunFile runs the script at path, which the flag named; - is Stdin. See
+// RunScript. A file that cannot be opened is a command that failed.
+func (sh *Shell) RunFile(ctx context.Context, flag, path string) (more bool) {
 	if path == "-" {
 		return sh.RunScript(ctx, path, sh.Stdin)
 	}
-	return sh.runFile(ctx, "-x", path)
+	return sh.runFile(ctx, flag, path)
 }
 
 // runFile runs the script at path, which place says who named.
@@ -124,10 +124,10 @@ func (sh *Shell) RunScript(ctx context.Context, name string, r io.Reader) (more 
 	}) == nil && !sh.left
 }
 
-// RunLine runs the line, or several, of text; place is what errors say of where
-// they stood. See RunScript.
-func (sh *Shell) RunLine(ctx context.Context, place, text string) (more bool) {
-	s := newScript(place, strings.NewReader(text))
+// RunLine runs the line, or several, of text, which stood behind the flag. See
+// RunScript.
+func (sh *Shell) RunLine(ctx context.Context, flag, text string) (more bool) {
+	s := newScript(flag+" "+shownLine(text), strings.NewReader(text))
 	s.single = true
 	return sh.attend(ctx, func(ctx context.Context) error { return sh.runSource(ctx, s) }) == nil && !sh.left
 }
@@ -161,7 +161,7 @@ func (sh *Shell) runSource(ctx context.Context, src source) error {
 		if ctx.Err() != nil {
 			if cause := context.Cause(ctx); cause != errNoReader && !errors.Is(err, errReported) {
 				sh.status = max(sh.status, 1)
-				sh.Output.complain(place + ": " + cause.Error())
+				sh.Output.Complain(place + ": " + cause.Error())
 			}
 			return errReported
 		}
@@ -172,6 +172,9 @@ func (sh *Shell) runSource(ctx context.Context, src source) error {
 			word := ""
 			if t := strings.TrimLeft(line, blanks); t != "" {
 				word, _ = cutWord(t)
+			}
+			if s, ok := src.(*script); ok && s.single { // the place is the line itself
+				err = &placedError{err}
 			}
 			sh.fail(place, word, err)
 		}
@@ -193,7 +196,10 @@ func (sh *Shell) fail(place, word string, err error) {
 	var parts []string
 	var bad *lineError
 	var own *commandError
+	var placed *placedError
 	switch {
+	case errors.As(err, &placed):
+		word = ""
 	case errors.As(err, &bad):
 		word = bad.word
 	case errors.As(err, &own):
@@ -210,7 +216,29 @@ func (sh *Shell) fail(place, word string, err error) {
 	if h := hint(err); h != "" && place == "" {
 		text += ". " + h
 	}
-	sh.Output.complain(text)
+	sh.Output.Complain(text)
+}
+
+// placedError is an error whose place is the whole line.
+type placedError struct{ error }
+
+func (e *placedError) Unwrap() error { return e.error }
+
+// shownLine is a line of the command line as errors show it: its first line, in
+// quotes where it has blanks, and not too long.
+func shownLine(text string) string {
+	const most = 60 // bytes
+	line, _, more := strings.Cut(strings.Trim(text, blanks), "\n")
+	if len(line) > most {
+		line, more = strings.ToValidUTF8(line[:most], ""), true
+	}
+	if more {
+		line += "..."
+	}
+	if strings.ContainsAny(line, blanks) || line == "" {
+		return "'" + line + "'"
+	}
+	return line
 }
 
 // reason is the text of an error for the user.

@@ -125,7 +125,7 @@ func (sh *Shell) attend(ctx context.Context, f func(ctx context.Context) error) 
 			return true
 		}
 		killed = true
-		sh.Output.complain("GDB does not answer and is killed")
+		sh.Output.Complain("GDB does not answer and is killed")
 		sh.Debugger.Kill()
 		late = time.After(sh.patience)
 		return false
@@ -157,11 +157,11 @@ func (sh *Shell) attend(ctx context.Context, f func(ctx context.Context) error) 
 			case context.Cause(ctx) != errInterrupted:
 				giveUp = enforce()
 			case !gaveUp && sh.Output.blocked():
-				sh.Output.complain("standard output takes nothing; Ctrl-C once more gives it up and leaves")
+				sh.Output.Complain("standard output takes nothing; Ctrl-C once more gives it up and leaves")
 			case killed:
-				sh.Output.complain("no answer yet; Ctrl-C once more leaves dbgsh")
+				sh.Output.Complain("no answer yet; Ctrl-C once more leaves dbgsh")
 			default:
-				sh.Output.complain("no answer yet; Ctrl-C once more kills GDB")
+				sh.Output.Complain("no answer yet; Ctrl-C once more kills GDB")
 			}
 		}
 		if giveUp {

@@ -67,7 +67,9 @@ func (s *script) line(ctx context.Context, _ bool) (string, error) {
 		if r.err != nil && (r.text == "" || !isEOF(r.err)) {
 			return "", r.err
 		}
-		s.n++
+		if s.n++; s.n == 1 { // a byte order mark is none of the first line (RFC 3629, 6)
+			r.text = strings.TrimPrefix(r.text, "\ufeff")
+		}
 		return strings.TrimSuffix(strings.TrimSuffix(r.text, "\n"), "\r"), nil
 	}
 }

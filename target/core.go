@@ -29,6 +29,9 @@ func (c core) Map(ctx context.Context) (*vm.Map, error) {
 	}
 	whole := m.Like(m.Mappings)
 	whole.From.Place = file.path
+	if file.core.Physical {
+		whole.From.Place += ", a dump of a machine's physical memory"
+	}
 	whole.Notes = slices.Concat(m.Notes, fileNotes(file.core.Files))
 	return whole, nil
 }
@@ -42,21 +45,21 @@ func (c core) Memory(ctx context.Context) (vm.Memory, error) {
 	return coreMemory{file.core}, nil
 }
 
-func (c core) Describe(ctx context.Context) (pid int, from string) {
-	file, err := c.open(ctx)
-	if err != nil {
-		return 0, "nothing: " + err.Error()
-	}
-	return 0, file.path
-}
-
 // coreMemory reads a core that stays open.
 type coreMemory struct{ *image.Core }
 
 func (coreMemory) Close() error { return nil }
 
+// coreOwner is whose core file it is: one inferior has one and the same until it
+// has another process.
+type coreOwner struct {
+	inferior  int
+	processes uint64 // see gdb.Stamp
+}
+
 // openedCore is a core file that has been read, with what tells it from another.
 type openedCore struct {
+	owner         coreOwner
 	path, program string
 	size          int64
 	written       time.Time
@@ -66,25 +69,42 @@ type openedCore struct {
 
 func (c *openedCore) Close() error { return errors.Join(c.core.Close(), c.file.Close()) }
 
-// open is the core file that GDB has open, read once for each.
+// open is the core file that GDB has open, read once for each. GDB says which it
+// is with a line for each of its segments, so that it is asked only once too.
 func (c core) open(ctx context.Context) (*openedCore, error) {
-	path, err := c.v.t.CoreFile(ctx)
-	if err != nil {
-		return nil, err
+	v := c.v
+	owner := coreOwner{v.Inferior.ID, v.stamp.Processes}
+	path, known := v.t.kept.corePath(owner)
+	if !known {
+		var err error
+		if path, err = v.t.CoreFile(ctx); err != nil {
+			return nil, err
+		}
 	}
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	return c.v.t.kept.openCore(ctx, path, c.v.Inferior.Program, st)
+	return v.t.kept.openCore(ctx, owner, path, v.Inferior.Program, st)
 }
 
-// openCore is the core file at a path, read once as long as it stays the same.
-func (k *kept) openCore(ctx context.Context, path, program string, st os.FileInfo) (*openedCore, error) {
+// corePath is the path of the owner's core file, where it was the last one read.
+func (k *kept) corePath(owner coreOwner) (path string, known bool) {
+	k.coreMu.Lock()
+	defer k.coreMu.Unlock()
+	if k.core == nil || k.core.owner != owner {
+		return "", false
+	}
+	return k.core.path, true
+}
+
+// openCore is the owner's core file at a path, read once as long as it stays the same.
+func (k *kept) openCore(ctx context.Context, owner coreOwner, path, program string, st os.FileInfo) (*openedCore, error) {
 	k.coreMu.Lock()
 	defer k.coreMu.Unlock()
 	if c := k.core; c != nil {
 		if c.path == path && c.program == program && c.size == st.Size() && c.written.Equal(st.ModTime()) {
+			c.owner = owner
 			return c, nil
 		}
 		k.core = nil
@@ -100,7 +120,7 @@ func (k *kept) openCore(ctx context.Context, path, program string, st os.FileInf
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 	}
-	k.core = &openedCore{path: path, program: program, size: st.Size(), written: st.ModTime(), file: f, core: core}
+	k.core = &openedCore{owner: owner, path: path, program: program, size: st.Size(), written: st.ModTime(), file: f, core: core}
 	return k.core, nil
 }
 
@@ -123,7 +143,7 @@ func fileNotes(files []image.CoreFileUse) []string {
 		}
 	}
 	if used > 0 {
-		notes = append(notes, fmt.Sprintf("what the core lacks of %d mapped files is read from them: their build-id is the same", used))
+		notes = append(notes, fmt.Sprintf("what the core lacks of %d mapped files is read from them: their build-id is the same, and so is what the core has of them", used))
 	}
 	if refused > 0 {
 		notes = append(notes, fmt.Sprintf("%d mapped files are not used; the first, %s: %v", refused, first.Path, first.Err))

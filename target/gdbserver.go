@@ -71,7 +71,3 @@ func (s server) gdbMap(ctx context.Context, why string) (*vm.Map, error) {
 func (s server) Memory(context.Context) (vm.Memory, error) {
 	return gdb.NewMemory(s.v.t.GDB, true), nil
 }
-
-func (s server) Describe(context.Context) (pid int, from string) {
-	return 0, fmt.Sprintf("/proc/%d/maps on gdbserver's side", s.v.Inferior.PID)
-}

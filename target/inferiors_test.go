@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"os"
+	"io"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -59,7 +59,7 @@ func TestTwoInferiors(t *testing.T) {
 		args2  = "set args 0x200000000"
 	)
 	// guest is a program in QEMU's user mode that waits for GDB.
-	guest := func(t *testing.T, n int) string {
+	guest := func(t *testing.T, d *debuggee, n int) {
 		testkit.Need(t, "qemu-x86_64")
 		socket := filepath.Join(t.TempDir(), "gdb")
 		cmd := exec.Command("qemu-x86_64", "-g", socket, prog, fmt.Sprintf("%#x", place(n)))
@@ -67,8 +67,9 @@ func TestTwoInferiors(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-		testkit.WaitFor(t, "QEMU's socket", func() bool { _, err := os.Stat(socket); return err == nil })
-		return "target remote " + socket
+		testkit.WaitFor(t, "connection to QEMU", func() bool {
+			return d.Console(d.ctx, "target remote "+socket, io.Discard) == nil
+		})
 	}
 	for _, c := range []struct {
 		name  string
@@ -107,9 +108,10 @@ func TestTwoInferiors(t *testing.T) {
 			d.gdbLines("break ready")
 			for _, line := range c.lines {
 				if n, ok := strings.CutPrefix(line, "guest "); ok {
-					line = guest(t, int(n[0]-'0'))
+					guest(t, d, int(n[0]-'0'))
+				} else {
+					d.gdbLines(line)
 				}
-				d.gdbLines(line)
 			}
 			for _, n := range []int{1, 0, 1, 1, 0} {
 				d.gdbLines(fmt.Sprintf("inferior %d", n+1))

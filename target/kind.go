@@ -30,28 +30,45 @@ type source interface {
 	Map(ctx context.Context) (*vm.Map, error)
 	// Memory is the memory, to be closed after use.
 	Memory(ctx context.Context) (vm.Memory, error)
-	// Describe is the process id of the debuggee where that is another than GDB
-	// shows, else 0, and where the map is read from, in words.
-	Describe(ctx context.Context) (pid int, from string)
+}
+
+// describer is a source that knows more than its maps say of where they are from.
+type describer interface {
+	// Describe is where m is from, in words.
+	Describe(ctx context.Context, m *vm.Map) string
+}
+
+// processOwner is a source that knows the process of the debuggee better than GDB.
+type processOwner interface {
+	// PID is the process's id, 0 for unknown.
+	PID() int
+}
+
+// executable is a source that knows the file which the process executes, be it
+// another than the one that GDB was given.
+type executable interface {
+	// Executable is a path of the file.
+	Executable() string
 }
 
 // kind is all that there is to know of a Kind beside its source.
 type kind struct {
 	name    string // for people
-	explore bool   // what is mapped may have to be found out by reading
+	explore error  // why memory is not to be found out by reading, nil where it may be
+	shared  bool   // others may change it, and GDB is not told
 	open    func(v *View) source
 }
 
 // kinds is the kinds of debuggees: a new one is a source and a line here.
 func kinds() []kind {
 	return []kind{
-		KindNone:       {"no process", false, openNone},
-		KindNative:     {"a process on this machine", false, openNative},
-		KindCore:       {"a core file", false, openCore},
-		KindGDBServer:  {"a process behind gdbserver", false, openServer},
-		KindQEMUUser:   {"a program in QEMU's user mode", true, openQEMUUser},
-		KindQEMUSystem: {"a machine in QEMU", true, openQEMUSystem},
-		KindStub:       {"a remote stub", true, openStub},
+		KindNone:       {"no process", vm.ErrNoProcess, false, openNone},
+		KindNative:     {"a process on this machine", ErrMapKnown, false, openNative},
+		KindCore:       {"a core file", ErrMapKnown, false, openCore},
+		KindGDBServer:  {"a process behind gdbserver", ErrMapKnown, false, openServer},
+		KindQEMUUser:   {"a program in QEMU's user mode", nil, false, openQEMUUser},
+		KindQEMUSystem: {"a machine in QEMU", nil, true, openQEMUSystem},
+		KindStub:       {"a remote stub", nil, false, openStub},
 	}
 }
 

@@ -2,13 +2,10 @@ package target
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 
-	"dbgsh/target/gdb"
 	"dbgsh/target/proc"
 	"dbgsh/vm"
-	"dbgsh/vm/image"
 )
 
 // native is a process on this machine, under this GDB.
@@ -16,26 +13,25 @@ type native struct{ v *View }
 
 func openNative(v *View) source { return native{v} }
 
-// Map is /proc/TID/maps of a thread that lives.
+// Map is the maps of a thread that lives.
 func (n native) Map(ctx context.Context) (*vm.Map, error) {
-	pid := n.v.Inferior.PID
-	_, text, err := proc.LiveThread(pid)
+	text, path, err := proc.ReadMaps(n.v.Inferior.PID)
 	if err != nil {
 		return nil, err
 	}
 	ms, err := proc.ParseMaps(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", proc.Path(pid, "maps"), err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return &vm.Map{
 		Mappings: ms, AddressBits: n.v.addressBits(ctx),
-		From: vm.Origin{Source: vm.SourceProcfs, Place: proc.Path(pid, "maps")},
+		From: vm.Origin{Source: vm.SourceProcfs, Place: path},
 	}, nil
 }
 
 // Memory is read from the process itself.
 func (n native) Memory(context.Context) (vm.Memory, error) {
-	tid, _, err := proc.LiveThread(n.v.Inferior.PID)
+	tid, err := proc.LiveThread(n.v.Inferior.PID)
 	if err != nil {
 		return nil, err
 	}
@@ -45,10 +41,6 @@ func (n native) Memory(context.Context) (vm.Memory, error) {
 	}
 	running, _ := n.v.t.Running()
 	return &processMemory{mem, running || n.v.Inferior.Breakpoints}, nil
-}
-
-func (n native) Describe(context.Context) (pid int, from string) {
-	return 0, proc.Path(n.v.Inferior.PID, "maps")
 }
 
 // processMemory is the memory of a process as it is, GDB's breakpoints included
@@ -67,22 +59,5 @@ func (m *processMemory) Notes() []string {
 	return notes
 }
 
-// archOf is the size of pointers in bytes and the byte order: the process's, else
-// the program's, else what GDB supposes.
-func archOf(ctx context.Context, g *gdb.GDB, inf *gdb.Inferior) (ptr int, order binary.ByteOrder, err error) {
-	path := inf.Program
-	if inf.Has("native") && inf.PID != 0 {
-		path = proc.Path(inf.PID, "exe")
-	}
-	if ptr, order, err := image.ReadArch(path); err == nil {
-		return ptr, order, nil
-	}
-	ptr, big, err := g.Arch(ctx)
-	if err != nil {
-		return 0, nil, err
-	}
-	if big {
-		return ptr, binary.BigEndian, nil
-	}
-	return ptr, binary.LittleEndian, nil
-}
+// Executable implements executable.
+func (n native) Executable() string { return proc.Path(n.v.Inferior.PID, "exe") }

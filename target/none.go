@@ -15,7 +15,7 @@ type none struct{ v *View }
 
 func openNone(v *View) source { return none{v} }
 
-func (none) Map(context.Context) (*vm.Map, error) { return nil, vm.ErrNoProcess }
+func (n none) Map(context.Context) (*vm.Map, error) { return nil, n.v.t.noProcess() }
 
 // Memory is what the program's file has, else what GDB can read.
 func (n none) Memory(context.Context) (vm.Memory, error) {
@@ -23,10 +23,6 @@ func (n none) Memory(context.Context) (vm.Memory, error) {
 		return mem, nil
 	}
 	return gdb.NewMemory(n.v.t.GDB, false), nil
-}
-
-func (none) Describe(context.Context) (pid int, from string) {
-	return 0, "nothing: there is no process"
 }
 
 // fileMemory is the memory of a program that does not run, as its file has it.

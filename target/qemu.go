@@ -22,7 +22,7 @@ func openQEMUSystem(v *View) source {
 		wish = f()
 	}
 	return qemusys.New(qemusys.Config{
-		GDB: v.t.GDB, Conn: v.Inferior.Conn, Inferior: v.Inferior.ID, Thread: v.Inferior.Thread,
+		GDB: v.t.GDB, Conn: v.Inferior.Conn, Inferior: v.Inferior.ID, Process: v.Inferior.PID, Thread: v.Inferior.Thread,
 		Wish: wish, Machines: &v.t.kept.machines, FindPeer: v.t.findPeer,
 		Declared: func(ctx context.Context) (*vm.Map, error) { return declared(ctx, v) },
 	})

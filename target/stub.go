@@ -23,10 +23,6 @@ func (s stub) Memory(context.Context) (vm.Memory, error) {
 	return gdb.NewMemory(s.v.t.GDB, true), nil
 }
 
-func (stub) Describe(context.Context) (pid int, from string) {
-	return 0, "what the stub and the program's file declare"
-}
-
 // declared is what is declared of the memory behind a stub that has no map: the
 // regions that the stub itself declares and the segments of the program.
 // Nothing is read for it.

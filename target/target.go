@@ -7,11 +7,13 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"sync"
 
 	"dbgsh/pt"
 	"dbgsh/target/gdb"
+	"dbgsh/target/proc"
 	"dbgsh/target/qemusys"
 	"dbgsh/target/qemuuser"
 	"dbgsh/vm"
@@ -58,7 +60,8 @@ func (t *Target) Close(ctx context.Context) error {
 }
 
 // View is what is known of the selected inferior now. Until something changes it
-// is one and the same.
+// is one and the same, but of a debuggee that runs, which GDB does not tell all of
+// (execve(2), for one), it is another each time.
 func (t *Target) View(ctx context.Context) (*View, error) {
 	select {
 	case t.turn <- struct{}{}:
@@ -70,7 +73,7 @@ func (t *Target) View(ctx context.Context) (*View, error) {
 	t.mu.Lock()
 	v := t.view
 	t.mu.Unlock()
-	if v != nil && v.stamp == stamp {
+	if v != nil && v.stamp == stamp && !t.Live() {
 		return v, nil
 	}
 	v, err := t.look(ctx, stamp)
@@ -93,16 +96,31 @@ func (t *Target) look(ctx context.Context, stamp gdb.Stamp) (*View, error) {
 	if v.Kind, err = t.kindOf(ctx, &v.Inferior); err != nil {
 		return nil, err
 	}
-	v.process = t.Processes(v.Inferior.ID)
+	if err := t.kept.prune(v, stamp); err != nil {
+		return nil, err
+	}
 	v.source = kinds()[v.Kind].open(v)
 	return v, nil
 }
 
-// Forget drops what is known of the debuggee, as a stop does.
-func (t *Target) Forget() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.view = nil
+// Started reports whether a process that GDB started, and would kill on leaving,
+// is alive.
+func (t *Target) Started() bool {
+	gdb := t.PID()
+	for _, pid := range t.PIDs() {
+		if parent, err := proc.Parent(pid); err == nil && parent == gdb { // GDB is the parent of what it starts
+			return true
+		}
+	}
+	return false
+}
+
+// noProcess says that there is no process, or why there is none any more.
+func (t *Target) noProcess() error {
+	if err := t.Lost(); err != nil {
+		return err
+	}
+	return vm.ErrNoProcess
 }
 
 // Map is the memory map of the selected inferior, read once a view unless the
@@ -153,10 +171,11 @@ type Status struct {
 	Program string // the file that is debugged, "" for none
 	GDB     string // GDB's version
 	GDBPID  int
-	Map     string // where its memory map is read from
+	Map     *vm.Map // nil where there is none
+	MapFrom string  // where the map is read from, or why there is none
 }
 
-// Status asks what there is.
+// Status asks what there is. That there is no map is no error.
 func (t *Target) Status(ctx context.Context) (Status, error) {
 	v, err := t.View(ctx)
 	if err != nil {
@@ -167,9 +186,22 @@ func (t *Target) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	s.Running, _ = t.Running()
-	pid, from := v.source.Describe(ctx)
-	if s.Map = from; pid != 0 {
-		s.PID = pid
+	if o, ok := v.source.(processOwner); ok {
+		s.PID = o.PID()
+	}
+	s.Map, err = v.Map(ctx)
+	d, ok := v.source.(describer)
+	switch {
+	case ctx.Err() != nil, errors.As(err, new(*gdb.LostError)):
+		return Status{}, err
+	case errors.Is(err, vm.ErrNoProcess):
+		s.MapFrom = "nothing: there is no process"
+	case err != nil:
+		s.MapFrom = "nothing: " + err.Error()
+	case ok:
+		s.MapFrom = d.Describe(ctx, s.Map)
+	default:
+		s.MapFrom = s.Map.From.String()
 	}
 	return s, nil
 }
@@ -189,11 +221,11 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 	if err != nil {
 		return m, false, err
 	}
-	switch {
-	case v.Kind == KindNone:
-		return m, false, vm.ErrNoProcess
-	case !kinds()[v.Kind].explore:
-		return m, false, ErrMapKnown
+	switch err := kinds()[v.Kind].explore; {
+	case errors.Is(err, vm.ErrNoProcess):
+		return m, false, t.noProcess()
+	case err != nil:
+		return m, false, err
 	}
 	ptr, _, err := v.Arch(ctx)
 	if err != nil {
@@ -206,7 +238,7 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 	found, err := explore(ctx, gdb.NewMemory(t.GDB, false), addr, last, explorePage, limit)
 	m = vm.Mapping{Range: found.Range, Perm: vm.KnownRead | vm.Read, Name: "<explored>", Source: vm.SourceExplored}
 	if err == nil && m.Size > 0 {
-		t.kept.addExplored(keyOf(&v.Inferior), v.process, m)
+		t.kept.addExplored(v.key(), m)
 	}
 	return m, found.cut, err
 }
@@ -214,11 +246,13 @@ func (t *Target) Explore(ctx context.Context, addr, limit uint64) (m vm.Mapping,
 // ErrNoPageTables says that page tables are not to be had for what is debugged.
 var ErrNoPageTables = errors.New("page tables are those of a machine in QEMU; connect to one with \"target remote\"")
 
-// machine is a source that has page tables and physical memory.
-type machine interface {
+// pageTables is a source that has page tables and physical memory.
+type pageTables interface {
 	PageTables(ctx context.Context, o qemusys.TableOptions) (*vm.Map, error)
 	PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error)
 	Physical(ctx context.Context) (*qemusys.Physical, error)
+	// Refresh has GDB read registers anew with which it is asked next.
+	Refresh(ctx context.Context) error
 }
 
 // PageTables is the map that the page tables of the selected CPU of a machine in
@@ -233,7 +267,7 @@ func (t *Target) PageTables(ctx context.Context, o qemusys.TableOptions) (*vm.Ma
 
 // PageWalk follows an address through the page tables of the selected CPU of a
 // machine in QEMU, or through those of another root, the address's own half's
-// on aarch64. The error wraps ErrNoPageTables or pt.ErrPagingOff.
+// on ARM. The error wraps ErrNoPageTables or pt.ErrPagingOff.
 func (t *Target) PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error) {
 	m, err := t.machine(ctx)
 	if err != nil {
@@ -250,4 +284,36 @@ func (t *Target) Physical(ctx context.Context) (*qemusys.Physical, error) {
 		return nil, err
 	}
 	return m.Physical(ctx)
+}
+
+// Evaluate is GDB.Evaluate with the registers as they are now, be it that others
+// have run the debuggee meanwhile.
+func (t *Target) Evaluate(ctx context.Context, expr string) (value uint64, negative bool, err error) {
+	// Numbers and names of the program's are known without a debuggee.
+	if v, err := t.View(ctx); err == nil {
+		if m, ok := v.source.(pageTables); ok {
+			if err := m.Refresh(ctx); err != nil {
+				return 0, false, err
+			}
+		}
+	}
+	return t.GDB.Evaluate(ctx, expr)
+}
+
+// machine is the source of a machine in QEMU. The error wraps ErrNoPageTables
+// where the debuggee is none.
+func (t *Target) machine(ctx context.Context) (pageTables, error) {
+	v, err := t.View(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m, ok := v.source.(pageTables)
+	switch lost := t.Lost(); {
+	case ok:
+	case v.Kind == KindNone && lost != nil:
+		return nil, lost
+	default:
+		return nil, fmt.Errorf("the debuggee is %v: %w", v.Kind, ErrNoPageTables)
+	}
+	return m, nil
 }

@@ -3,12 +3,13 @@ package target
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"slices"
 	"sync"
 
 	"dbgsh/target/gdb"
 	"dbgsh/vm"
+	"dbgsh/vm/image"
 )
 
 // View is what is known of the selected inferior between two changes: a stop, a
@@ -19,10 +20,9 @@ type View struct {
 	Kind     Kind
 	Inferior gdb.Inferior
 
-	t       *Target
-	stamp   gdb.Stamp
-	process uint64 // tells the process from others of this inferior
-	source  source
+	t      *Target
+	stamp  gdb.Stamp
+	source source
 
 	mapTurn chan struct{} // holds one while the map is read
 	mu      sync.Mutex    // guards what follows; not held while anybody is asked
@@ -33,8 +33,8 @@ type View struct {
 	order   binary.ByteOrder
 }
 
-// Map is the memory map, read once unless the debuggee runs, with what was
-// explored in the process.
+// Map is the memory map, read once unless the debuggee runs or others may have
+// changed it, with what was explored in the process.
 func (v *View) Map(ctx context.Context) (*vm.Map, error) {
 	select {
 	case v.mapTurn <- struct{}{}:
@@ -42,7 +42,7 @@ func (v *View) Map(ctx context.Context) (*vm.Map, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	explored, grown := v.t.kept.explored(keyOf(&v.Inferior), v.process)
+	explored, grown := v.t.kept.explored(v.key())
 	v.mu.Lock()
 	read, whole := v.read, v.whole
 	fresh := v.grown == grown
@@ -50,27 +50,52 @@ func (v *View) Map(ctx context.Context) (*vm.Map, error) {
 	if whole != nil && fresh {
 		return whole, nil
 	}
+	keep := true
 	if read == nil {
-		m, err := v.source.Map(ctx)
-		if err != nil {
-			return nil, err
+		var err error
+		if read, err = v.readMap(ctx); err != nil {
+			if len(explored) == 0 || ctx.Err() != nil || errors.As(err, new(*gdb.LostError)) {
+				return nil, err
+			}
+			read, keep = v.onlyExplored(ctx, err), false
 		}
-		c := *m
-		c.Live = c.Live || v.t.Live()
-		read = &c
 	}
 	whole = read
 	if len(explored) > 0 {
 		whole = read.Like(slices.Concat(read.Mappings, explored))
 		vm.Sort(whole.Mappings)
 	}
-	if !read.Live {
+	if keep && !read.Live && !kinds()[v.Kind].shared {
 		v.mu.Lock()
 		v.read, v.whole, v.grown = read, whole, grown
 		v.mu.Unlock()
 	}
 	return whole, nil
 }
+
+// readMap is the source's map.
+func (v *View) readMap(ctx context.Context) (*vm.Map, error) {
+	m, err := v.source.Map(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m = m.Like(m.Mappings)
+	m.Live = m.Live || v.t.Live()
+	return m, nil
+}
+
+// onlyExplored is an empty map for what was explored, where the source has none
+// for a reason.
+func (v *View) onlyExplored(ctx context.Context, why error) *vm.Map {
+	return &vm.Map{
+		AddressBits: v.addressBits(ctx), Live: v.t.Live(),
+		From:    vm.Origin{Source: vm.SourceExplored, Place: "what was found by reading"},
+		Partial: []vm.Lack{{Of: vm.LackMappings, Why: "only explored memory: " + why.Error()}},
+	}
+}
+
+// key is what the view is of, as far as that cannot change.
+func (v *View) key() processKey { return keyOf(&v.Inferior) }
 
 // Arch is the size of pointers in bytes and the byte order: the process's, else
 // the program's, else what GDB supposes.
@@ -81,7 +106,7 @@ func (v *View) Arch(ctx context.Context) (ptr int, order binary.ByteOrder, err e
 	if ptr != 0 {
 		return ptr, order, nil
 	}
-	if ptr, order, err = archOf(ctx, v.t.GDB, &v.Inferior); err != nil {
+	if ptr, order, err = v.askArch(ctx); err != nil {
 		return 0, nil, err
 	}
 	v.mu.Lock()
@@ -90,24 +115,29 @@ func (v *View) Arch(ctx context.Context) (ptr int, order binary.ByteOrder, err e
 	return ptr, order, nil
 }
 
+// askArch finds out what Arch keeps.
+func (v *View) askArch(ctx context.Context) (ptr int, order binary.ByteOrder, err error) {
+	path := v.Inferior.Program
+	if e, ok := v.source.(executable); ok {
+		path = e.Executable()
+	}
+	if ptr, order, err := image.ReadArch(path); err == nil {
+		return ptr, order, nil
+	}
+	ptr, big, err := v.t.GDB.Arch(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	if big {
+		return ptr, binary.BigEndian, nil
+	}
+	return ptr, binary.LittleEndian, nil
+}
+
 // addressBits is the width of addresses, 64 where it is not known.
 func (v *View) addressBits(ctx context.Context) int {
 	if ptr, _, err := v.Arch(ctx); err == nil && ptr == 4 {
 		return 32
 	}
 	return 64
-}
-
-// machine is the source of a machine in QEMU. The error wraps ErrNoPageTables
-// where the debuggee is none.
-func (t *Target) machine(ctx context.Context) (machine, error) {
-	v, err := t.View(ctx)
-	if err != nil {
-		return nil, err
-	}
-	m, ok := v.source.(machine)
-	if !ok {
-		return nil, fmt.Errorf("the debuggee is %v: %w", v.Kind, ErrNoPageTables)
-	}
-	return m, nil
 }

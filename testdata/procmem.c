@@ -81,6 +81,7 @@ static void pieces(void) {
 	fd = file(PAGE + 100);
 	needle(buf);
 	pwrite(fd, buf, 8, PAGE + 92);
+	fsync(fd);
 	map("tail", 8 * PAGE, PROT_READ, MAP_PRIVATE, fd);
 	p = map("sharedtail", 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	sum += p[PAGE];
@@ -91,6 +92,7 @@ static void pieces(void) {
 	pwrite(fd, buf, 8, 0);
 	pwrite(fd, buf, 8, 77 * PAGE - 5);
 	pwrite(fd, buf, 8, (1 << 20) - 8);
+	fsync(fd);
 	map("file", 1 << 20, PROT_READ, MAP_SHARED, fd);
 	p = map("cow", 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd);
 	needle(p + 100 * PAGE + 5);
@@ -126,7 +128,10 @@ int main(int argc, char **argv) {
 		size_t size = strtoul(argv[1], NULL, 10) << 20;
 		random_bytes(map("random", size, PROT_READ | PROT_WRITE, ANON, -1), size);
 	} else {
+		/* The kernel neither cleans nor takes away a page while others look. */
+		fsync(open("/proc/self/exe", O_RDONLY));
 		pieces();
+		mlockall(MCL_CURRENT | MCL_ONFAULT); /* where that is allowed */
 	}
 	/* What comes after "ready" must not need a page more. */
 	if (read(0, line, 0) != 0)

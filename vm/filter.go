@@ -210,8 +210,8 @@ func (f *Filter) Check() error {
 
 // Row is a mapping that a filter lets through.
 type Row struct {
-	Mapping
-	// Match is false for the neighbour of a match.
+	*Mapping // in the map, which is not to be changed
+	// Match is false for a neighbour of a match, which has no Parts and no Addrs.
 	Match bool
 	// Parts are what the filter selects of a match, in order: the whole
 	// mapping, or the parts that lie in the ranges asked for.
@@ -228,26 +228,16 @@ type Selection struct {
 	Undecided int
 }
 
-// Matches are the rows that match, without their neighbours.
-func (s *Selection) Matches() []Row {
-	var rows []Row
-	for _, r := range s.Rows {
-		if r.Match {
-			rows = append(rows, r)
-		}
-	}
-	return rows
-}
-
 // Select applies the filter to a map.
 func (f *Filter) Select(m *Map) Selection {
 	var sel Selection
-	var matches []Row
+	before, after := f.Before, f.After
 	var wholes []Range // where every mapping may match, its Parts: one allocation for all
 	if len(f.Regions) == 0 {
-		matches, wholes = make([]Row, 0, len(m.Mappings)), make([]Range, len(m.Mappings))
+		before, after = 0, 0
+		sel.Rows, wholes = make([]Row, 0, len(m.Mappings)), make([]Range, len(m.Mappings))
 	}
-	at := make([]int, 0, len(m.Mappings)) // the indices of the matches in m
+	next, until := 0, 0 // the first mapping not handed over, and the end of the last match's neighbours
 	for i := range m.Mappings {
 		var parts []Range
 		if wholes != nil {
@@ -255,31 +245,22 @@ func (f *Filter) Select(m *Map) Selection {
 			parts = wholes[i : i+1 : i+1]
 		}
 		row, undecided := f.match(&m.Mappings[i], parts)
-		switch {
-		case row.Match:
-			matches, at = append(matches, row), append(at, i)
-		case undecided:
+		if undecided {
 			sel.Undecided++
 		}
-	}
-	if len(f.Regions) == 0 || f.Before == 0 && f.After == 0 {
-		sel.Rows = matches
-		return sel
-	}
-	next := 0 // the lowest index that has not been handed over
-	for k, i := range at {
-		for j := max(next, i-f.Before); j < i; j++ {
-			sel.Rows = append(sel.Rows, Row{Mapping: m.Mappings[j]})
+		switch {
+		case row.Match:
+			for j := max(next, i-before); j < i; j++ {
+				sel.Rows = append(sel.Rows, Row{Mapping: &m.Mappings[j]})
+			}
+			until = i + 1 + after
+		case i < until:
+			row = Row{Mapping: &m.Mappings[i]}
+		default:
+			continue
 		}
-		sel.Rows = append(sel.Rows, matches[k])
+		sel.Rows = append(sel.Rows, row)
 		next = i + 1
-		until := len(m.Mappings)
-		if k+1 < len(at) {
-			until = at[k+1]
-		}
-		for ; next < min(i+1+f.After, until); next++ {
-			sel.Rows = append(sel.Rows, Row{Mapping: m.Mappings[next]})
-		}
 	}
 	return sel
 }
@@ -291,7 +272,7 @@ func (f *Filter) match(m *Mapping, parts []Range) (row Row, undecided bool) {
 	if !match && !undecided {
 		return row, false
 	}
-	row.Mapping, row.Parts = *m, parts
+	row.Mapping, row.Parts = m, parts
 	for _, r := range f.Regions {
 		part := r.Part(m)
 		if part.Size == 0 {

@@ -74,22 +74,27 @@ func (m *Map) Like(ms []Mapping) *Map {
 }
 
 // About is what is to be said of the map, one sentence each: where it was read
-// where that is not the usual place, that it may not hold any more, its notes,
-// and what it lacks.
+// where that is not the usual place, and its Caveats.
 func (m *Map) About() []string {
-	var about []string
 	switch {
 	case m.From.Instead != "", m.From.Source == SourceQEMU, m.From.Source == SourceMonitor, m.From.Source == SourceExplored:
-		about = append(about, "from "+m.From.String())
+		return append([]string{"from " + m.From.String()}, m.Caveats()...)
 	}
+	return m.Caveats()
+}
+
+// Caveats is what is to be known of the map wherever it was read, one sentence
+// each: that it may not hold any more, its notes, and what it lacks.
+func (m *Map) Caveats() []string {
+	var caveats []string
 	if m.Live {
-		about = append(about, "the debuggee runs, so that the map holds for one moment only")
+		caveats = append(caveats, "the debuggee runs, so that the map holds for one moment only")
 	}
-	about = append(about, m.Notes...)
+	caveats = append(caveats, m.Notes...)
 	for _, l := range m.Partial {
-		about = append(about, l.Why)
+		caveats = append(caveats, l.Why)
 	}
-	return about
+	return caveats
 }
 
 // Unlisted is why more may be mapped than the map lists, one sentence each; it is

@@ -1,5 +1,5 @@
 // Package vm says what the memory map of a debuggee is: permissions, mappings,
-// ranges, maps, the filters that select from them, the session's cache of them,
+// ranges, maps, the filters that select from them, the pages that are added by hand,
 // and what a reader of memory is and may be able to do. It is pure: it knows no
 // GDB, no terminal, and keeps no state of its own but in the values it hands out.
 package vm
@@ -32,7 +32,7 @@ const (
 
 	SourcePageTables Source = "page tables" // a CPU's page tables
 	SourceMonitor    Source = "monitor"     // "info mem" of QEMU's monitor, page tables as well
-	SourceMachine    Source = "machine"     // the physical memory of a machine in QEMU
+	SourceMachine    Source = "machine"     // the physical memory of a machine in QEMU, or of one that was dumped
 )
 
 // Rank says which of two overlapping mappings knows more of a byte, its name
@@ -87,9 +87,12 @@ type Mapping struct {
 	Offset uint64 // into the file behind it, in bytes
 	Inode  uint64 // of the file behind it; 0 for none or unknown
 	Name   string // raw bytes, as the source gave them; "" for none
-	Source Source
-	Kept   Kept
-	Paged  *Paged // what page tables say beside; nil for other sources
+	// Derived says that the source does not give Name, which is concluded from
+	// what else is known.
+	Derived bool
+	Source  Source
+	Kept    Kept
+	Paged   *Paged // what page tables say beside; nil for other sources
 }
 
 // Paged is what page tables say of a mapping beside its bounds. Its Perm is
@@ -186,9 +189,26 @@ func (m Mapping) Anonymous() bool {
 	return m.Name == "" || strings.HasPrefix(m.Name, "[")
 }
 
+// KernelsOwn reports whether the mapping is one of those through which Linux shows
+// a process memory of its own that other processes may not read: the timekeeping
+// data behind the vDSO, and the page of old system calls (vdso(7)).
+func (m Mapping) KernelsOwn() bool {
+	switch m.Name {
+	case "[vvar]", "[vvar_vclock]", "[vsyscall]":
+		return true
+	}
+	return false
+}
+
+// Sparse reports whether a reader that is Sparse is to be asked what of the
+// mapping can hold anything but zeros: private anonymous memory, and memory that
+// a core keeps.
+func (m Mapping) Sparse() bool { return m.Kept.Known || m.Anonymous() }
+
 // Title is the name to show: the mapping's own, escaped so that it cannot
 // drive a terminal, or for a mapping without one [anon_0xN] or, from page
-// tables, [pt_0xN], N being its start above the low 12 bits.
+// tables, [pt_0xN], and of physical memory [phys_0xN], N being its start above
+// the low 12 bits.
 func (m Mapping) Title() string {
 	if m.Name == "" {
 		return m.anonName()
@@ -196,12 +216,25 @@ func (m Mapping) Title() string {
 	return Escape(m.Name)
 }
 
-func (m Mapping) anonName() string {
-	kind := "[anon_0x"
-	if m.Source == SourcePageTables || m.Source == SourceMonitor {
-		kind = "[pt_0x"
+// AppendTitle appends Title to b.
+func (m *Mapping) AppendTitle(b []byte) []byte {
+	if m.Name == "" {
+		return m.appendAnonName(b)
 	}
-	return kind + strconv.FormatUint(m.Start>>12, 16) + "]"
+	return append(b, Escape(m.Name)...)
+}
+
+func (m *Mapping) anonName() string { return string(m.appendAnonName(nil)) }
+
+func (m *Mapping) appendAnonName(b []byte) []byte {
+	kind := "[anon_0x"
+	switch m.Source {
+	case SourcePageTables, SourceMonitor:
+		kind = "[pt_0x"
+	case SourceMachine:
+		kind = "[phys_0x"
+	}
+	return append(strconv.AppendUint(append(b, kind...), m.Start>>12, 16), ']')
 }
 
 // ShortTitle is Title without the directories of a file name.
@@ -217,18 +250,16 @@ func (m Mapping) ShortTitle() string {
 // other unprintable characters, and bytes that are no UTF-8, come as \xNN for
 // each of their bytes; everything else is unchanged.
 func Escape(raw string) string {
-	plain := true
-	for _, r := range raw {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			plain = false
-			break
-		}
+	i := 0
+	for i < len(raw) && ' ' <= raw[i] && raw[i] <= '~' {
+		i++
 	}
-	if plain {
+	if i == len(raw) {
 		return raw
 	}
 	var b strings.Builder
-	for i := 0; i < len(raw); {
+	b.WriteString(raw[:i])
+	for i < len(raw) {
 		r, n := utf8.DecodeRuneInString(raw[i:])
 		if (r == utf8.RuneError && n == 1) || !unicode.IsPrint(r) {
 			for _, c := range []byte(raw[i : i+n]) {

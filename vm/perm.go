@@ -42,20 +42,22 @@ func (p Perm) IsNot(bit Perm) bool { return p&bit == 0 && p.Knows(bit) }
 func (p Perm) Knows(bit Perm) bool { return p&(bit<<knownShift) != 0 }
 
 // String is the four letters of proc_pid_maps(5), with ? for what is unknown.
-func (p Perm) String() string {
-	var b [4]byte
+func (p Perm) String() string { return string(p.Append(nil)) }
+
+// Append appends String to b.
+func (p Perm) Append(b []byte) []byte {
 	for i, l := range [4]struct{ set, clear byte }{{'r', '-'}, {'w', '-'}, {'x', '-'}, {'s', 'p'}} {
 		bit := Read << i
 		switch {
 		case !p.Knows(bit):
-			b[i] = '?'
+			b = append(b, '?')
 		case p&bit != 0:
-			b[i] = l.set
+			b = append(b, l.set)
 		default:
-			b[i] = l.clear
+			b = append(b, l.clear)
 		}
 	}
-	return string(b[:])
+	return b
 }
 
 // ParsePerm reads the four letters with which Linux and GDB show permissions that

@@ -31,10 +31,11 @@ type Extent struct {
 	Unreadable bool
 }
 
-// Sparse is a Reader that knows which parts of private anonymous memory can
-// hold anything but zeros.
+// Sparse is a Reader that knows which parts of memory can hold anything but
+// zeros.
 type Sparse interface {
-	// Populated answers for the first bytes of r, which lies in one mapping:
+	// Populated answers for the first bytes of r, which lies in one mapping, one
+	// of which Mapping.Sparse is true:
 	// it stores up to len(into) extents, ascending and disjoint, and returns
 	// their number and for how many bytes of r, more than zero, they are the
 	// whole answer. What lies in those bytes outside the extents reads as

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -75,7 +76,8 @@ type session struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
-	n   int // lines run
+	n   int    // lines run
+	end func() // ends it and waits for that
 }
 
 func (x *bench) start(name string, args ...string) *session {
@@ -94,12 +96,13 @@ func (x *bench) start(name string, args ...string) *session {
 		x.Fatal(err)
 	}
 	s.out = bufio.NewReaderSize(out, 1<<20)
-	x.Cleanup(func() {
+	s.end = sync.OnceFunc(func() {
 		s.in.Close()
 		if err := s.cmd.Wait(); err != nil {
 			x.Errorf("%s: %v", name, err)
 		}
 	})
+	x.Cleanup(s.end)
 	return s
 }
 
@@ -310,6 +313,58 @@ func BenchmarkSearch(b *testing.B) {
 		x.report(way.name, map[string]float64{
 			"cpu-s/GiB": c, "wall-s/GiB": w, "cpu/gdb": c / gdbCPU, "wall/gdb": w / gdbWall,
 		})
+	}
+}
+
+// BenchmarkCore compares the first map of a core, and the first search in it,
+// with those of the process that it is of, which lives on as another one of its
+// kind; all take turns.
+func BenchmarkCore(b *testing.B) {
+	const rounds = 5
+	x := newBench(b)
+	pattern := testkit.CorePattern(b)
+	program := x.program("coremaps")
+	for _, v := range []struct {
+		name   string
+		args   []string
+		needle int // how often it is there
+	}{
+		{"60,000-mappings", []string{"1", "0", "60000"}, 17},
+		{"64-GiB-sparse", []string{"65536", "0", "0"}, 17},
+		{"100-TiB-reserved", []string{"64", "20480", "0"}, 17},
+	} {
+		var programs [2]*testkit.Program
+		for i := range programs {
+			cmd := exec.Command(program, v.args...)
+			cmd.Dir = b.TempDir()
+			programs[i] = testkit.Start(b, cmd, testkit.FirstLine)
+		}
+		core := programs[0].Abort(b, pattern)
+		args := [2][]string{{"-c", core, program}, {"-p", strconv.Itoa(programs[1].Process.Pid), program}}
+		var maps, searches, connects [2][]float64
+		for range rounds {
+			for i := range args {
+				began := time.Now()
+				s := x.start(x.dbgsh, append([]string{"-n", "-gdb", "gdb"}, args[i]...)...)
+				s.run("print 1")
+				connects[i] = append(connects[i], milliseconds(time.Since(began)))
+				text, took := s.run("vmmap")
+				if !strings.Contains(text, "coremaps") {
+					b.Fatalf("vmmap said %.1000q", text)
+				}
+				maps[i] = append(maps[i], milliseconds(took))
+				text, took = s.run(`search "needle in a" -w`)
+				if n := strings.Count(text, "needle in a ha"); n != v.needle {
+					b.Fatalf("%d hits: %.1000q", n, text)
+				}
+				searches[i] = append(searches[i], milliseconds(took))
+				s.end()
+			}
+		}
+		for what, took := range map[string][2][]float64{"start": connects, "map": maps, "search": searches} {
+			core, live := median(took[0]), median(took[1])
+			x.report(v.name+"/"+what, map[string]float64{"core-ms": core, "live-ms": live, "core/live": core / live})
+		}
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,8 +21,6 @@ import (
 	"dbgsh/target/gdb"
 	"dbgsh/target/mi"
 )
-
-const version = "0.1.0"
 
 // The exit statuses.
 const (
@@ -40,125 +37,6 @@ func main() {
 	os.Exit(run(os.Args[1:]))
 }
 
-// input is one -x or -ex.
-type input struct {
-	file, line string
-}
-
-// options is the command line.
-type options struct {
-	inputs    []input
-	stay      bool
-	pid       string
-	core      string
-	remote    string
-	gdb       string
-	color     string
-	json      bool
-	keepGoing bool
-	log       string
-	noInit    bool
-	gdbInit   bool
-	version   bool
-	program   string
-	args      []string
-}
-
-// parseArgs reads the command line. flag.ErrHelp means that help was asked for
-// and has been written to out.
-func parseArgs(args []string, out io.Writer) (*options, error) {
-	o := &options{}
-	var withArgs bool
-	fs := flag.NewFlagSet("dbgsh", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.Func("x", "run the batch script `FILE`; - is standard input; may be repeated", func(s string) error {
-		o.inputs = append(o.inputs, input{file: s})
-		return nil
-	})
-	fs.Func("ex", "run the command `CMD`; may be repeated; -x and -ex run in the order given", func(s string) error {
-		o.inputs = append(o.inputs, input{line: s})
-		return nil
-	})
-	fs.BoolVar(&o.stay, "i", false, "stay at the prompt after -x and -ex")
-	fs.StringVar(&o.pid, "p", "", "attach to the process `PID`")
-	fs.StringVar(&o.core, "c", "", "open the core `FILE`")
-	fs.StringVar(&o.remote, "r", "", "connect to the stub at `ADDR`: host:port, or a unix socket")
-	fs.StringVar(&o.gdb, "gdb", "", "use the GDB at `PATH` (default gdb-multiarch where installed, else gdb)")
-	fs.StringVar(&o.color, "color", "auto", "`WHEN` results are coloured: auto (only on a terminal), always or never")
-	fs.BoolVar(&o.json, "json", false, "results as JSON")
-	fs.BoolVar(&o.keepGoing, "keep-going", false, "go on after a command that fails")
-	fs.StringVar(&o.log, "log", "", "write every line to and from GDB to `FILE`")
-	fs.BoolVar(&o.noInit, "n", false, "do not run the init script")
-	fs.BoolVar(&o.gdbInit, "gdbinit", false, "let GDB read its own start-up files")
-	fs.BoolVar(&o.version, "version", false, "show the version and leave")
-	fs.BoolVar(&withArgs, "args", false, "the words after program are its arguments")
-	err := fs.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(out, "usage: dbgsh [flags] [program [core|pid]]\n       dbgsh [flags] -args program [arg ...]\n\nflags:\n")
-		fs.SetOutput(out)
-		fs.PrintDefaults()
-		return nil, err
-	}
-	if err != nil {
-		return nil, err
-	}
-	return o, o.positional(fs.Args(), withArgs)
-}
-
-// positional reads the words behind the flags, and checks how all goes together.
-func (o *options) positional(words []string, withArgs bool) error {
-	named := len(words) > 0
-	if named {
-		o.program, words = words[0], words[1:]
-	}
-	switch {
-	case withArgs && !named:
-		return errors.New("-args: no program is named behind it")
-	case named && o.program == "":
-		return errors.New("the program's name is empty; name a file")
-	case withArgs:
-		o.args = words
-	case len(words) > 0 && strings.HasPrefix(words[0], "-"):
-		return fmt.Errorf("%s stands behind the program; flags go before it, and -args before a program with arguments", words[0])
-	case len(words) > 1:
-		return fmt.Errorf("%s: one word may follow the program, a core file or a process id; for arguments write -args before the program", words[1])
-	case len(words) == 1:
-		if _, err := os.Stat(words[0]); err != nil && isPID(words[0]) {
-			if o.pid != "" {
-				return fmt.Errorf("two processes to attach to: -p %s and %s", o.pid, words[0])
-			}
-			o.pid = words[0]
-		} else {
-			if o.core != "" {
-				return fmt.Errorf("two core files: -c %s and %s", o.core, words[0])
-			}
-			o.core = words[0]
-		}
-	}
-	if o.pid != "" && !isPID(o.pid) {
-		return fmt.Errorf("-p %s: not a process id; give a number", o.pid)
-	}
-	targets := 0
-	for _, s := range []string{o.pid, o.core, o.remote} {
-		if s != "" {
-			targets++
-		}
-	}
-	if targets > 1 {
-		return errors.New("-p, -c and -r exclude each other; give one")
-	}
-	switch o.color {
-	case "auto", "always", "never":
-		return nil
-	}
-	return fmt.Errorf("-color %s: give auto, always or never", o.color)
-}
-
-func isPID(s string) bool {
-	n, err := strconv.ParseInt(s, 10, 32)
-	return err == nil && n > 0
-}
-
 // run is the whole program; it returns the exit status.
 func run(args []string) int {
 	o, err := parseArgs(args, os.Stdout)
@@ -169,8 +47,14 @@ func run(args []string) int {
 		fmt.Fprintf(os.Stderr, "dbgsh: %v (dbgsh -h shows the usage)\n", err)
 		return statusUsage
 	case o.version:
-		fmt.Printf("dbgsh %s\n", version)
+		showVersion(os.Stdout, gdb.Find(o.gdb))
 		return 0
+	}
+	if o.dir != "" {
+		if err := os.Chdir(o.dir); err != nil {
+			fmt.Fprintf(os.Stderr, "dbgsh: -cd: %v\n", err)
+			return statusUsage
+		}
 	}
 	var log io.Writer
 	if o.log != "" {
@@ -193,8 +77,9 @@ func run(args []string) int {
 // session starts GDB, runs what the command line asks for, and ends GDB.
 func (o *options) session(log io.Writer) (status int, err error) {
 	terminal := term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
-	atPrompt := terminal && (o.stay || len(o.inputs) == 0)
-	if !terminal && (o.stay || len(o.inputs) == 0) {
+	interactive := (o.stay || len(o.inputs) == 0) && !o.batch
+	atPrompt := terminal && interactive
+	if !terminal && interactive {
 		o.inputs = append(o.inputs, input{file: "-"}) // what would be typed at a prompt
 	}
 	out := repl.NewOutput(os.Stdout, os.Stderr, o.json)
@@ -246,15 +131,6 @@ func (o *options) session(log io.Writer) (status int, err error) {
 	return shell.Status(), nil
 }
 
-func (o *options) stdinIsScript() bool {
-	for _, in := range o.inputs {
-		if in.file == "-" {
-			return true
-		}
-	}
-	return false
-}
-
 // work runs the init script, opens the debuggee, runs the scripts, and prompts.
 func (o *options) work(ctx context.Context, shell *repl.Shell, tgt *target.Target, out *repl.Output, atPrompt bool) {
 	if dir, err := os.UserConfigDir(); err == nil && !o.noInit {
@@ -262,38 +138,64 @@ func (o *options) work(ctx context.Context, shell *repl.Shell, tgt *target.Targe
 			return
 		}
 	}
-	if !shell.Open(ctx, func(ctx context.Context) error { return o.open(ctx, tgt, out.Inferior()) }) && (shell.Left() || !atPrompt) {
+	if !runInputs(ctx, shell, o.first) && (shell.Left() || !atPrompt) {
 		return
 	}
-	for _, in := range o.inputs {
-		more := false
-		if in.file != "" {
-			more = shell.RunFile(ctx, in.file)
-		} else {
-			more = shell.RunLine(ctx, "-ex", in.line)
-		}
-		if !more {
-			break
-		}
+	if !shell.Open(ctx, func(ctx context.Context) error { return o.open(ctx, tgt, out) }) && (shell.Left() || !atPrompt) {
+		return
 	}
+	runInputs(ctx, shell, o.inputs)
 	if atPrompt && !shell.Left() {
-		shell.Banner = o.banner(ctx, tgt)
+		if !o.quiet {
+			shell.Banner = o.banner(ctx, tgt)
+		}
 		shell.Prompt(ctx)
 	}
 }
 
+// runInputs runs scripts and commands up to the first that ends all; more is
+// false then.
+func runInputs(ctx context.Context, shell *repl.Shell, inputs []input) (more bool) {
+	for _, in := range inputs {
+		if in.file != "" {
+			more = shell.RunFile(ctx, in.what(), in.file)
+		} else {
+			more = shell.RunLine(ctx, in.what(), in.line)
+		}
+		if !more {
+			return false
+		}
+	}
+	return true
+}
+
 // open loads the program and attaches, opens a core or connects.
-func (o *options) open(ctx context.Context, tgt *target.Target, out io.Writer) error {
+func (o *options) open(ctx context.Context, tgt *target.Target, out *repl.Output) error {
+	for _, dir := range o.sources {
+		if err := tgt.Console(ctx, "directory "+dir, io.Discard); err != nil {
+			return err
+		}
+	}
 	if err := tgt.Load(ctx); err != nil {
-		return err
+		var said *gdb.Error
+		if o.pid == "" || !errors.As(err, &said) {
+			return err
+		}
+		// The process knows its own program, as for GDB.
+		out.Complain(err.Error())
+	}
+	if o.tty != "" {
+		if err := tgt.Console(ctx, "tty "+o.tty, io.Discard); err != nil {
+			return err
+		}
 	}
 	switch {
 	case o.pid != "":
-		return tgt.Console(ctx, "attach "+o.pid, out)
+		return tgt.Console(ctx, "attach "+o.pid, out.Inferior())
 	case o.core != "":
-		return tgt.Console(ctx, "core-file "+o.core, out)
+		return tgt.Console(ctx, "core-file "+o.core, out.Inferior())
 	case o.remote != "":
-		return tgt.Console(ctx, "target remote "+o.remote, out)
+		return tgt.Console(ctx, "target remote "+o.remote, out.Inferior())
 	}
 	return nil
 }

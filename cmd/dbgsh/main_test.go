@@ -30,6 +30,7 @@ const programsVar = "PROGRAMS"
 type withPrograms struct{ m *testing.M }
 
 func (w withPrograms) Run() int {
+	testkit.HearSignals()
 	dir, err := os.MkdirTemp("", "dbgsh-programs-")
 	if err == nil {
 		defer os.RemoveAll(dir)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -21,6 +22,7 @@ import (
 // With DBGSH_TEST_UPDATE=1 what cmp compares with is written anew.
 func TestScripts(t *testing.T) {
 	testkit.Need(t, "gdb", "gcc", "g++", "gdbserver")
+	calls := testkit.CanCall(t, "gdb")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -31,6 +33,12 @@ func TestScripts(t *testing.T) {
 			env.Vars = append(env.Vars, homeEnv(home)...)
 			env.Setenv(programsVar, os.Getenv(programsVar))
 			return makeHome(home)
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "gdbcalls" {
+				return false, fmt.Errorf("no condition %q", cond)
+			}
+			return calls, nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"json":   cmdJSON,

@@ -3,12 +3,15 @@ package testkit
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +48,29 @@ func Start(t testing.TB, cmd *exec.Cmd, ready func(line string) bool) *Program {
 
 // FirstLine is ready with whatever it says first.
 func FirstLine(string) bool { return true }
+
+// End waits for the program's end and returns what it wrote until then.
+func (p *Program) End(t testing.TB) string {
+	t.Helper()
+	late := time.AfterFunc(Patience, func() { _ = p.Process.Kill() })
+	rest, _ := io.ReadAll(p.Stdout) // it ends with the program
+	_ = p.Wait()                    // ProcessState tells
+	if !late.Stop() {
+		t.Fatalf("%v does not end; it wrote %q", p.Cmd, rest)
+	}
+	return string(rest)
+}
+
+// HearSignals makes of the Ctrl-C and the hang-up that are ignored because the
+// test was started so (nohup, a script's &) what they are by default, for the
+// programs that tests start. It is for TestMain.
+func HearSignals() {
+	for _, sig := range []os.Signal{unix.SIGINT, unix.SIGHUP} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig) // a handler is no disposition to inherit
+		}
+	}
+}
 
 func start(t testing.TB, cmd *exec.Cmd) *Program {
 	t.Helper()
@@ -107,6 +133,20 @@ func GDBServer(t testing.TB, args ...string) (addr string, server *Program) {
 // its first instruction.
 func QEMU(t testing.TB, qemu, addr string, args ...string) string {
 	t.Helper()
+	return StartQEMU(t, qemu, addr, args...).Addr
+}
+
+// Emulator is a QEMU that runs.
+type Emulator struct {
+	*Program
+	Addr string // where it waits for GDB
+
+	answers chan string // lines of QMP's that answer a command
+}
+
+// StartQEMU starts a machine as QEMU does.
+func StartQEMU(t testing.TB, qemu, addr string, args ...string) *Emulator {
+	t.Helper()
 	Need(t, qemu)
 	cmd := exec.Command(qemu)
 	var said Buffer
@@ -137,20 +177,92 @@ func QEMU(t testing.TB, qemu, addr string, args ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := start(t, cmd)
+	e := &Emulator{Program: start(t, cmd), Addr: addr, answers: make(chan string, 1)}
 	t.Cleanup(func() {
 		if t.Failed() && said.String() != "" {
 			t.Logf("%s: %s", qemu, said.String())
 		}
 	})
+	go func() {
+		defer close(e.answers)
+		for lines := bufio.NewReader(out); ; {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				return
+			}
+			if strings.HasPrefix(line, `{"return"`) || strings.HasPrefix(line, `{"error"`) { // else an event
+				e.answers <- line
+			}
+		}
+	}()
 	// The answer comes from the main loop, which serves GDB, too.
-	_, _ = io.WriteString(p.Stdin, `{"execute": "qmp_capabilities"}`+"\n") // where QEMU has ended, nothing is read
-	lines := bufio.NewReader(out)
-	if err := await(lines, cmd, func(line string) bool { return strings.HasPrefix(line, `{"return"`) }); err != nil {
-		t.Fatalf("%s: %v", qemu, err)
+	e.QMP(t, `{"execute": "qmp_capabilities"}`)
+	return e
+}
+
+// QMP has QEMU execute a command of its machine protocol, and returns the line
+// that answers it.
+func (e *Emulator) QMP(t testing.TB, command string) string {
+	t.Helper()
+	_, _ = io.WriteString(e.Stdin, command+"\n") // where QEMU has ended, nothing answers
+	select {
+	case line, ok := <-e.answers:
+		if ok && strings.HasPrefix(line, `{"return"`) {
+			return line
+		}
+		t.Fatalf("%s: %s: %q", e.Path, command, line)
+	case <-time.After(Patience):
+		t.Fatalf("%s: %s: no answer", e.Path, command)
 	}
-	go func() { _, _ = io.Copy(io.Discard, lines) }() // events
-	return addr
+	return ""
+}
+
+// Monitor has QEMU's monitor execute a line, and returns what it prints.
+func (e *Emulator) Monitor(t testing.TB, line string) string {
+	t.Helper()
+	quoted, err := json.Marshal(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer struct{ Return string }
+	said := e.QMP(t, fmt.Sprintf(`{"execute": "human-monitor-command", "arguments": {"command-line": %s}}`, quoted))
+	if err := json.Unmarshal([]byte(said), &answer); err != nil {
+		t.Fatalf("%q: %v", said, err)
+	}
+	return answer.Return
+}
+
+// CorePattern is what the kernel's core files match in the directory of the
+// process that they are of (core(5)).
+func CorePattern(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	if err != nil {
+		Missing(t, "%v", err)
+	}
+	pattern := strings.TrimSpace(string(b))
+	if pattern == "" || strings.ContainsAny(pattern, "|/@") {
+		Missing(t, "core_pattern %q puts core files elsewhere", pattern)
+	}
+	name, _, _ := strings.Cut(pattern, "%")
+	return name + "*"
+}
+
+// Abort ends the program with SIGABRT, and is the path of the core file that the
+// pattern finds in its directory.
+func (p *Program) Abort(t testing.TB, pattern string) string {
+	t.Helper()
+	most := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	_ = unix.Prlimit(p.Process.Pid, unix.RLIMIT_CORE, &most, nil) // where it may not be raised it may do
+	if err := p.Process.Signal(unix.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.Wait()
+	cores, _ := filepath.Glob(filepath.Join(p.Dir, pattern))
+	if len(cores) == 0 {
+		Missing(t, "no core file: %v", p.ProcessState)
+	}
+	return cores[0]
 }
 
 // State is the state letter of a process (proc_pid_stat(5)), "" where there is

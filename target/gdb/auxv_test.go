@@ -1,11 +1,12 @@
 package gdb
 
 import (
-	"dbgsh/vm/image"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"dbgsh/vm/image"
 )
 
 func TestParseInfoAuxv(t *testing.T) {

@@ -33,13 +33,12 @@ func (g *GDB) Turn(ctx context.Context) (Turn, error) {
 func (u Turn) Release() { <-u.g.turn }
 
 // Query is GDB.Query within the turn.
-func (u Turn) Query(ctx context.Context, line string) (string, error) {
-	c, err := u.g.alive()
-	if err != nil {
-		return "", err
-	}
-	text, err := c.Query(ctx, line)
-	return text, lost(err)
+func (u Turn) Query(ctx context.Context, line string) (text string, err error) {
+	err = u.question(func(c *mi.Client) (err error) {
+		text, err = c.Query(ctx, line)
+		return err
+	})
+	return text, err
 }
 
 // Packet is GDB.Packet within the turn.
@@ -59,12 +58,16 @@ func (g *GDB) Send(ctx context.Context, op string, args ...string) (Tuple, error
 		return nil, fmt.Errorf("%s: %w", op, err)
 	}
 	defer turn.Release()
-	c, err := g.alive()
-	if err != nil {
-		return nil, err
-	}
-	res, err := c.Send(ctx, op, args...)
-	return res, lost(err)
+	return turn.send(ctx, op, args...)
+}
+
+// send is GDB.Send within the turn.
+func (u Turn) send(ctx context.Context, op string, args ...string) (res Tuple, err error) {
+	err = u.question(func(c *mi.Client) (err error) {
+		res, err = c.Send(ctx, op, args...)
+		return err
+	})
+	return res, err
 }
 
 // Query runs a line in GDB that changes nothing and returns what it prints.
@@ -80,18 +83,17 @@ func (g *GDB) Query(ctx context.Context, line string) (string, error) {
 
 // QueryAll runs lines that change nothing, in one round trip, and returns what
 // each prints. The first that fails ends it; those before it are returned.
-func (g *GDB) QueryAll(ctx context.Context, lines ...string) ([]string, error) {
+func (g *GDB) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
 	turn, err := g.Turn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer turn.Release()
-	c, err := g.alive()
-	if err != nil {
-		return nil, err
-	}
-	texts, err := c.QueryAll(ctx, lines...)
-	return texts, lost(err)
+	err = turn.question(func(c *mi.Client) (err error) {
+		texts, err = c.QueryAll(ctx, lines...)
+		return err
+	})
+	return texts, err
 }
 
 // brings reports whether a command brings a debuggee: for those a new GDB is
@@ -135,6 +137,7 @@ func (g *GDB) Console(ctx context.Context, line string, out io.Writer) error {
 		}
 	default:
 	}
+	g.tellFound(ctx)
 	// What the inferior wrote before GDB wrote something is shown before it.
 	ran := false
 	catchUp := func() { ran = g.drain(ctx) || ran }
@@ -142,10 +145,13 @@ func (g *GDB) Console(ctx context.Context, line string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", word, err)
 	}
+	g.mu.Lock()
+	g.lost = nil // the line may bring another debuggee
+	g.mu.Unlock()
 	watch := &lostWatch{w: out, before: catchUp}
 	err = c.Console(ctx, line, watch)
 	turn.Release()
-	g.changed()
+	g.Changed()
 	catchUp()
 	if ran && ctx.Err() != nil && errors.Is(err, ctx.Err()) && !errors.Is(err, mi.ErrUnresponsive) {
 		err = nil
@@ -160,9 +166,9 @@ func (g *GDB) Console(ctx context.Context, line string, out io.Writer) error {
 	}
 	// GDB may word the error otherwise, or have none, if the target ran then.
 	if said := new(mi.Error); watch.seen != "" && (errors.As(err, &said) || err == nil && ran && !g.Alive()) {
-		return &LostError{What: "the target", Reason: watch.seen}
+		err = &LostError{What: "the target", Reason: watch.seen}
 	}
-	return lost(err)
+	return g.judge(err, false)
 }
 
 // lostWatch looks in what GDB prints for the end of a remote connection: where

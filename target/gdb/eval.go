@@ -57,6 +57,9 @@ func (g *GDB) Evaluate(ctx context.Context, expr string) (value uint64, negative
 		}
 		return local, false, nil
 	}
+	if namesFound(expr) {
+		g.tellFound(ctx)
+	}
 	value, negative, err = g.evaluate(ctx, "", expr)
 	var said *ValueError
 	if errors.As(err, &said) && strings.Contains(said.Why, "not implemented for language") {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,35 +37,34 @@ type GDB struct {
 	tty  *tty
 	turn chan struct{} // holds one while somebody talks to GDB
 
-	changes atomic.Uint64 // see Stamp
+	changes   atomic.Uint64 // see Stamp
+	processes atomic.Uint64
 
 	mu      sync.Mutex
 	client  *mi.Client // nil before Start and after Close
 	program string     // the program that a new GDB is given
+	found   *found     // what a search found that GDB has not been told, nil for nothing
 	running bool
 	partly  bool          // a thread has stopped while others may run (non-stop mode)
 	turned  chan struct{} // closed when running next changes
 	ran     bool          // the inferior has run since its output was last drained
-
-	processes map[string]uint64 // how many came and went in an inferior; by GDB/MI's name for it
-	ended     uint64            // counts the GDBs that have ended
+	asked   bool          // a question is under way, see Turn.question
+	ended   bool          // the debuggee has ended since it began
+	lost    *LostError    // see Lost
 }
 
-// Stamp tells one state of the debuggee from another: it counts what may have
-// changed the debuggee or what is selected, which is a stop, a line given to GDB,
-// or a record of GDB's that says so.
-type Stamp uint64
+// Stamp tells one state of the debuggee from another.
+type Stamp struct {
+	// Changes counts what may have changed the debuggee or what is selected:
+	// a stop, a line given to GDB, a record of GDB's that says so.
+	Changes uint64
+	// Processes counts the processes that came and went.
+	Processes uint64
+}
 
 // Stamp is the state as it is now. It is read before what is to hang on it, so
 // that what changes meanwhile shows.
-func (g *GDB) Stamp() Stamp { return Stamp(g.changes.Load()) }
-
-// Processes tells one process of an inferior, as GDB numbers those, from another.
-func (g *GDB) Processes(inferior int) uint64 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.ended<<32 + g.processes["i"+strconv.Itoa(inferior)]
-}
+func (g *GDB) Stamp() Stamp { return Stamp{g.changes.Load(), g.processes.Load()} }
 
 // New is a GDB that is not started yet. It opens the inferior's terminal.
 func New(cfg Config) (*GDB, error) {
@@ -74,13 +72,20 @@ func New(cfg Config) (*GDB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.GDB == "" {
-		cfg.GDB = "gdb"
-		if path, err := exec.LookPath("gdb-multiarch"); err == nil {
-			cfg.GDB = path
-		}
-	}
+	cfg.GDB = Find(cfg.GDB)
 	return &GDB{cfg: cfg, tty: tty, program: cfg.Program, turned: make(chan struct{}), turn: make(chan struct{}, 1)}, nil
+}
+
+// Find is the path or name of the GDB to start: the one given, else
+// gdb-multiarch where it is installed, else gdb.
+func Find(name string) string {
+	if name != "" {
+		return name
+	}
+	if path, err := exec.LookPath("gdb-multiarch"); err == nil {
+		return path
+	}
+	return "gdb"
 }
 
 // Start starts GDB. The error says why it could not be started.
@@ -102,14 +107,11 @@ func (g *GDB) Start(ctx context.Context) error {
 	g.mu.Lock()
 	g.client = client
 	g.mu.Unlock()
-	g.changed()
+	g.Changed()
 	go func() {
 		<-client.Done()
 		g.setRunning(false)
-		g.mu.Lock()
-		g.ended++
-		g.mu.Unlock()
-		g.changed()
+		g.gone()
 	}()
 	return nil
 }
@@ -178,24 +180,30 @@ func (g *GDB) event(e mi.Event) {
 		g.partly = alone && len(stopped) > 0
 		g.mu.Unlock()
 		g.setRunning(e.Class == "running")
-		g.changed()
+		g.Changed()
 	case "thread-group-started", "thread-group-exited":
 		if g.cfg.NoInput && e.Class == "thread-group-started" {
 			g.tty.noInput()
 		}
-		g.mu.Lock()
-		if g.processes == nil {
-			g.processes = map[string]uint64{}
+		if e.Class == "thread-group-exited" {
+			g.mu.Lock()
+			g.ended = g.asked && !g.running && !g.partly // else it may have exited by itself
+			g.mu.Unlock()
 		}
-		g.processes[e.Payload.Str("id")]++
-		g.mu.Unlock()
-		g.changed()
-	case "memory-changed", "thread-selected", "library-loaded", "library-unloaded":
-		g.changed()
+		g.gone()
+	case "memory-changed", "thread-selected", "thread-exited", "library-loaded", "library-unloaded":
+		g.Changed()
 	}
 }
 
-func (g *GDB) changed() { g.changes.Add(1) }
+// Changed says that what is known of the debuggee may not hold any more.
+func (g *GDB) Changed() { g.changes.Add(1) }
+
+// gone says that what was known of a process is of no use any more.
+func (g *GDB) gone() {
+	g.processes.Add(1)
+	g.Changed()
+}
 
 // Live reports whether the debuggee runs, or some of its threads may.
 func (g *GDB) Live() bool {

@@ -2,9 +2,8 @@ package gdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -41,7 +40,7 @@ func (g *GDB) Inferior(ctx context.Context) (Inferior, error) {
 		"info connections",
 		"thread", // the last: it fails where the thread has exited
 	)
-	if err != nil && len(texts) < 4 {
+	if err != nil && (len(texts) < 4 || !errors.As(err, new(*Error))) {
 		return Inferior{}, err
 	}
 	texts = append(texts, "")
@@ -83,30 +82,11 @@ func (g *GDB) PID() int {
 }
 
 // Alive reports whether a process is being debugged.
-func (g *GDB) Alive() bool { return len(g.pids()) > 0 }
+func (g *GDB) Alive() bool { return len(g.PIDs()) > 0 }
 
-// Started reports whether a process that GDB started, and would kill on
-// leaving, is alive.
-func (g *GDB) Started() bool {
-	gdb := g.PID()
-	for _, pid := range g.pids() {
-		// GDB is the parent of what it starts; field 4 of proc_pid_stat(5).
-		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-		if err != nil {
-			continue
-		}
-		if i := strings.LastIndexByte(string(stat), ')'); i >= 0 {
-			if f := strings.Fields(string(stat[i+1:])); len(f) > 1 && f[1] == strconv.Itoa(gdb) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// pids is the ids of all processes that GDB debugs. A GDB that does not answer
+// PIDs is the ids of all processes that GDB debugs. A GDB that does not answer
 // within a second has none.
-func (g *GDB) pids() []int {
+func (g *GDB) PIDs() []int {
 	c, err := g.alive()
 	if err != nil {
 		return nil

@@ -14,7 +14,7 @@ import (
 //	0   y  	0x08000000 0x08100000 flash blocksize 0x800 nocache
 //
 // in which a region that is not enabled has n for y, and one that reaches to the
-// end of the address space has 0 for its end. The error is a *ParseError.
+// end of the address space has 0 for its end. The error is a *vm.ParseError.
 func ParseInfoMem(text string) ([]vm.Mapping, error) {
 	var ms []vm.Mapping
 	n := 0

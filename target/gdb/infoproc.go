@@ -9,7 +9,7 @@ import (
 
 // ParseInfoProc reads the rows that GDB's "info proc mappings" prints: start,
 // end, size, offset, since GDB 12 permissions, and a name. GDB cuts the blanks
-// at the ends of a name. Text without rows gives none. The error is a *ParseError.
+// at the ends of a name. Text without rows gives none. The error is a *vm.ParseError.
 func ParseInfoProc(text string) ([]vm.Mapping, error) {
 	var ms []vm.Mapping
 	n, perms := 0, false

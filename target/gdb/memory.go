@@ -20,6 +20,7 @@ type Memory struct {
 	dense  *atomic.Bool // what is searched for is so frequent that reading is quicker
 }
 
+// NewMemory is the memory of what g debugs; remote says that it is behind a stub.
 func NewMemory(g *GDB, remote bool) Memory {
 	return Memory{g: g, remote: remote, dense: new(atomic.Bool)}
 }
@@ -76,8 +77,8 @@ func (m Memory) dump(ctx context.Context, p []byte, addr uint64) (ok bool, err e
 	return true, nil
 }
 
-// Read is one command, for few bytes. GDB leaves out what it cannot read, and answers with an
-// error if that is everything.
+// Read is one command, for few bytes. GDB leaves out what it cannot read, and
+// answers with an error if that is everything.
 func (m Memory) Read(ctx context.Context, p []byte, addr uint64) (int, error) {
 	// The address is an expression; not every language writes it so.
 	res, err := m.g.Send(ctx, "data-read-memory-bytes", "--language", "c", fmt.Sprintf("%#x", addr), strconv.Itoa(len(p)))

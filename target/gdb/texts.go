@@ -7,7 +7,9 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -55,8 +57,16 @@ var coreLine = regexp.MustCompile("(?m)^Local core dump file:\n\t`(.*)', file ty
 
 // CoreFile is the path of the core file that GDB has open.
 func (g *GDB) CoreFile(ctx context.Context) (string, error) {
-	text, err := g.Query(ctx, "info files")
-	if err != nil {
+	// "info files" lists all segments too, of some cores tens of thousands.
+	text, err := g.Query(ctx, "maint info bfds")
+	var said *Error
+	if err != nil && !errors.As(err, &said) {
+		return "", err
+	}
+	if path, ok := onlyCore(text, g.PID()); ok {
+		return path, nil
+	}
+	if text, err = g.LongQuery(ctx, "info files"); err != nil {
 		return "", err
 	}
 	m := coreLine.FindStringSubmatch(text)
@@ -64,6 +74,49 @@ func (g *GDB) CoreFile(ctx context.Context) (string, error) {
 		return "", errors.New("GDB does not say which core file it has open")
 	}
 	return m[1], nil
+}
+
+// onlyCore is the only core among the files that GDB knows, which it lists; ok is
+// false where there is none, or more than one, or where the one is no file that
+// GDB has open, so that the list must have been understood wrongly.
+func onlyCore(list string, gdbPID int) (path string, ok bool) {
+	for _, name := range parseBFDs(list) {
+		if name == path || !image.IsCore(name) {
+			continue
+		}
+		if path != "" {
+			return "", false
+		}
+		path = name
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", false
+	}
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", gdbPID))
+	return path, slices.ContainsFunc(fds, func(fd string) bool {
+		opened, err := os.Stat(fd)
+		return err == nil && os.SameFile(opened, st)
+	})
+}
+
+// parseBFDs is the names in GDB's list of files (gdb/gdb_bfd.c,
+// maintenance_info_bfds), of which blanks fill the rows up:
+//
+//	1        0x55f0f453d680     /tmp/core
+func parseBFDs(list string) []string {
+	var names []string
+	for line := range strings.Lines(list) {
+		count, rest, _ := strings.Cut(strings.TrimLeft(line, " "), " ")
+		addr, name, found := strings.Cut(strings.TrimLeft(rest, " "), " ")
+		if _, err := strconv.Atoi(count); err != nil || !found || !strings.HasPrefix(addr, "0x") {
+			continue // the heading
+		}
+		if name = strings.Trim(name, " \r\n"); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // DeclaredRegions is the memory regions that the stub or the user declares.
@@ -156,4 +209,38 @@ func (g *GDB) Arch(ctx context.Context) (ptr int, bigEndian bool, err error) {
 		ptr = 4
 	}
 	return ptr, strings.Contains(texts[1], "big endian"), nil
+}
+
+// Refresh has GDB read the debuggee's registers anew, which it keeps until it
+// hears of a change: whoever else stops and runs the debuggee, or resets it, does
+// not tell. Nothing is read yet, and the selected frame stays so. It returns that
+// frame's pc as GDB had it; ok is false where there is none.
+func (g *GDB) Refresh(ctx context.Context) (pc uint64, ok bool, err error) {
+	turn, err := g.Turn(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	defer turn.Release()
+	var said *Error
+	frame, err := turn.send(ctx, "stack-info-frame")
+	if err != nil && !errors.As(err, &said) {
+		return 0, false, err
+	}
+	pc, ok = frame.Tuple("frame").Uint("addr")
+	// Since GDB 11, and before (gdb/NEWS, "maint flush register-cache").
+	for _, flush := range [...]string{"maint flush register-cache", "flushregs"} {
+		if _, err = turn.Query(ctx, flush); !errors.As(err, &said) {
+			break
+		}
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	// The flush drops the choice of a frame, and this tells nobody of a change.
+	if level := frame.Tuple("frame").Str("level"); level != "" && level != "0" {
+		if _, err := turn.send(ctx, "stack-select-frame", level); err != nil && !errors.As(err, &said) {
+			return 0, false, err
+		}
+	}
+	return pc, ok, nil
 }

@@ -120,7 +120,7 @@ const (
 // is done, and returns how many bytes were taken.
 func (t *tty) write(ctx context.Context, p []byte) (n int, err error) {
 	err = t.until(ctx, func() error {
-		n, err = t.typeText(p)
+		n, err = t.typeText(ctx, p)
 		return err
 	})
 	if n > 0 {
@@ -140,17 +140,6 @@ func (t *tty) until(ctx context.Context, f func() error) error {
 		return context.Cause(ctx)
 	}
 	defer func() { <-t.turn }()
-	expired := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(expired)
-		t.master.SetWriteDeadline(time.Unix(1, 0))
-	})
-	defer func() {
-		if !stop() {
-			<-expired // else the deadline may be set after it was taken back
-			t.master.SetWriteDeadline(time.Time{})
-		}
-	}()
 	err := f()
 	switch {
 	case err == nil:
@@ -161,15 +150,39 @@ func (t *tty) until(ctx context.Context, f func() error) error {
 	return fmt.Errorf("type at the inferior's terminal: %w", err)
 }
 
+// again is how soon a write is tried again that waits for room: the kernel does
+// not tell of all the room that comes to be (n_tty hands over the buffer later).
+const again = 50 * time.Millisecond
+
+// put writes p to the terminal. It waits while that takes no more, until ctx is
+// done, and returns how many bytes were taken. Only until's function calls it.
+func (t *tty) put(ctx context.Context, p []byte) (n int, err error) {
+	stop := context.AfterFunc(ctx, func() { t.master.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for {
+		if err := t.master.SetWriteDeadline(time.Now().Add(again)); err != nil {
+			return n, err
+		}
+		if ctx.Err() != nil {
+			return n, context.Cause(ctx)
+		}
+		k, err := t.master.Write(p[n:])
+		n += k
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+	}
+}
+
 // typeText writes p, each special character quoted, and returns how many of
 // its bytes were taken.
-func (t *tty) typeText(p []byte) (n int, err error) {
+func (t *tty) typeText(ctx context.Context, p []byte) (n int, err error) {
 	for n < len(p) {
 		// Up to a special character, so that what was taken can be counted.
 		end := n + len(p[n:])
 		if !t.typist {
 			if i := bytes.IndexAny(p[n:], "\x04\x16"); i == 0 {
-				if _, err := t.master.Write([]byte{lnextChar, p[n]}); err != nil {
+				if _, err := t.put(ctx, []byte{lnextChar, p[n]}); err != nil {
 					return n, err
 				}
 				n++
@@ -178,7 +191,7 @@ func (t *tty) typeText(p []byte) (n int, err error) {
 				end = n + i
 			}
 		}
-		k, err := t.master.Write(p[n:end])
+		k, err := t.put(ctx, p[n:end])
 		n += k
 		if err != nil {
 			return n, err
@@ -197,7 +210,7 @@ func (t *tty) eof(ctx context.Context) error {
 	t.atEOL = true
 	t.mu.Unlock()
 	return t.until(ctx, func() error {
-		_, err := t.master.Write(eof)
+		_, err := t.put(ctx, eof)
 		return err
 	})
 }
@@ -213,7 +226,7 @@ func (t *tty) noInput() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = t.until(ctx, func() error {
-		_, err := t.master.Write(bytes.Repeat([]byte{eofChar}, endsOfInput))
+		_, err := t.put(ctx, bytes.Repeat([]byte{eofChar}, endsOfInput))
 		return err
 	})
 }
@@ -303,6 +316,13 @@ const drainLimit = time.Second
 // call has been handed on. Where that takes longer than drainLimit, it goes on
 // waiting for whoever takes the text, until ctx is done.
 func (t *tty) drain(ctx context.Context) {
+	late := time.NewTicker(drainLimit)
+	defer late.Stop()
+	t.drainUntil(ctx, late.C)
+}
+
+// drainUntil is drain with what tells that drainLimit is over once more.
+func (t *tty) drainUntil(ctx context.Context, late <-chan time.Time) {
 	var id [16]byte
 	rand.Read(id[:])
 	mark := string(rune(markByte)) + hex.EncodeToString(id[:])
@@ -317,7 +337,7 @@ func (t *tty) drain(ctx context.Context) {
 			return
 		case <-t.done:
 			return
-		case <-time.After(drainLimit):
+		case <-late:
 			if ctx.Err() != nil || !t.handing.Load() {
 				return
 			}

@@ -2,8 +2,6 @@ package mi
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +18,7 @@ const barrier = "info-gdb-mi-command gdb-exit"
 const (
 	// chunksHeld is how many pieces of text (of at most maxLine bytes) may wait
 	// for a slow writer before GDB has to wait as well.
-	chunksHeld = 1024
+	chunksHeld = 64
 	// echoHold is how long log text is held back because it may be the echo of
 	// the error message that ends the command.
 	echoHold = time.Second
@@ -48,9 +46,10 @@ type call struct {
 	interrupted bool
 	cancelled   <-chan struct{}
 	grace       <-chan time.Time
-	nudged      bool // the relay was told that GDB does not answer
+	nudged      bool // GDB was helped to answer
 	abandoned   bool
 
+	ran  bool   // something was set running, or has stopped; guarded by c.mu
 	late *Error // came after ^running; guarded by c.mu
 }
 
@@ -125,11 +124,13 @@ func (k *call) end() {
 	}
 }
 
-// lateError is the error of a command that had been answered with ^running.
-func (k *call) lateError() *Error {
+// state returns what is known of the call so far: whether something was set
+// running or has stopped, and the error of a command that had been answered
+// with ^running.
+func (k *call) state() (ran bool, late *Error) {
 	k.c.mu.Lock()
 	defer k.c.mu.Unlock()
-	return k.late
+	return k.ran, k.late
 }
 
 // exchange sends one command and waits for its answer, passing on text.
@@ -164,7 +165,7 @@ func (k *call) exchange(op string) (reply, error) {
 		case <-k.grace:
 			if !k.nudged {
 				k.nudged = true
-				_ = c.lib.Interrupt() // an error means that the relay is gone
+				go c.relay.nudge()
 				k.grace = time.After(c.cfg.Grace / 2)
 				continue
 			}
@@ -302,10 +303,7 @@ func (k *call) outcome(err error) error {
 // GDB's input (define, commands, python alone) wait for them in vain until ctx
 // ends. Errors are like those of Send.
 func (c *Client) Console(ctx context.Context, line string, out io.Writer) error {
-	if out == nil {
-		out = io.Discard
-	}
-	return c.console(ctx, []string{line}, out, true)
+	return c.console(ctx, line, out, true)
 }
 
 // Query is Console for a line that sets nothing running, which is over with
@@ -313,30 +311,8 @@ func (c *Client) Console(ctx context.Context, line string, out io.Writer) error 
 // ("set debug", "set trace-commands") and without its warnings.
 func (c *Client) Query(ctx context.Context, line string) (string, error) {
 	var b strings.Builder
-	err := c.console(ctx, []string{line}, &b, false)
+	err := c.console(ctx, line, &b, false)
 	return Untraced(b.String(), line), err
-}
-
-// QueryAll is Query for several lines, in one round trip: it returns what each
-// prints. The first that fails ends it; the texts before it are returned with
-// the *Error.
-func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
-	// What the lines print has a mark behind it, which no text of GDB's holds.
-	var id [8]byte
-	rand.Read(id[:])
-	secret := hex.EncodeToString(id[:])
-	echo, mark := `echo \036`+secret, "\x1e"+secret
-	var all []string
-	for _, l := range lines {
-		all = append(all, l, echo)
-	}
-	var b strings.Builder
-	err = c.console(ctx, all, &b, false)
-	parts := strings.Split(b.String(), mark)
-	for i, l := range lines[:len(parts)-1] {
-		texts = append(texts, strings.TrimSuffix(Untraced(parts[i], l), "+"+echo+"\n"))
-	}
-	return texts, err
 }
 
 // Untraced is what a line printed, without the lines in which GDB shows what it
@@ -355,30 +331,67 @@ func Untraced(text, line string) string {
 	}
 }
 
-// named is lines as errors name them.
-func named(lines []string) string {
+// named is a line as errors name it.
+func named(line string) string {
 	const most = 60 // bytes
-	if line := lines[0]; len(line) <= most {
-		return line
+	if len(line) > most {
+		return strings.ToValidUTF8(line[:most], "") + "..."
 	}
-	return strings.ToValidUTF8(lines[0][:most], "") + "..."
+	return line
 }
 
-func (c *Client) console(ctx context.Context, lines []string, out io.Writer, stop bool) error {
-	op := "interpreter-exec console"
-	for _, l := range lines {
-		if strings.IndexByte(l, 0) >= 0 {
-			return fmt.Errorf("%q: the line holds a NUL byte", l)
-		}
-		op += " " + quoted(l)
+// QueryAll is Query for several lines, which GDB executes one after the other in
+// one round trip. It returns what each has printed, in their order. When one
+// fails, those behind it are not executed: texts has what the lines before it
+// have printed, and err is GDB's *Error.
+func (c *Client) QueryAll(ctx context.Context, lines ...string) (texts []string, err error) {
+	if len(lines) == 0 {
+		return nil, nil
 	}
-	k, err := c.begin(ctx, named(lines), out)
+	// The mark has a character that no text of GDB's holds, and that stands
+	// otherwise in the line where GDB shows what it executes.
+	nonce := newNonce()
+	echo, mark := `echo \036`+nonce, "\x1e"+nonce
+	args := make([]string, 0, 2*len(lines))
+	for _, line := range lines {
+		args = append(args, line, echo)
+	}
+	var b strings.Builder
+	err = c.execute(ctx, lines[0], args, &b, false)
+	texts = strings.Split(b.String(), mark)
+	texts = texts[:min(len(texts)-1, len(lines))] // the rest is of a line that failed
+	for i := range texts {
+		texts[i] = strings.TrimSuffix(Untraced(texts[i], lines[i]), "+"+echo+"\n")
+	}
+	if err == nil && len(texts) != len(lines) {
+		err = fmt.Errorf("%s: GDB printed other than the text of %d lines", named(lines[0]), len(lines))
+	}
+	return texts, err
+}
+
+func (c *Client) console(ctx context.Context, line string, out io.Writer, stop bool) error {
+	return c.execute(ctx, line, []string{line}, out, stop)
+}
+
+// execute has GDB execute lines, one after the other; errors name the call.
+func (c *Client) execute(ctx context.Context, name string, lines []string, out io.Writer, stop bool) error {
+	op := "interpreter-exec console"
+	for _, line := range lines {
+		if strings.IndexByte(line, 0) >= 0 {
+			return fmt.Errorf("%q: the line holds a NUL byte", line)
+		}
+		op += " " + quoted(line)
+	}
+	if out == nil {
+		out = io.Discard
+	}
+	k, err := c.begin(ctx, named(name), out)
 	if err != nil {
 		return err
 	}
-	k.quiet = !stop
 	defer k.end()
-	_, err = k.exchange(op)
+	k.quiet = !stop
+	r, err := k.exchange(op)
 	var e *Error
 	if err != nil && !errors.As(err, &e) {
 		return err
@@ -387,12 +400,13 @@ func (c *Client) console(ctx context.Context, lines []string, out io.Writer, sto
 		k.unecho(e.Msg)
 	}
 	// The stop, and what belongs to it; or what is left of an interrupt.
-	if stop || k.interrupted {
+	ran, _ := k.state()
+	if stop && (ran || r.class == "running") || k.interrupted {
 		if _, berr := k.exchange(barrier); berr != nil && !errors.As(berr, new(*Error)) {
 			return berr
 		}
 	}
-	if late := k.lateError(); late != nil && err == nil {
+	if _, late := k.state(); late != nil && err == nil {
 		k.unecho(late.Msg)
 		err = late
 	}

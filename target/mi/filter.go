@@ -3,39 +3,36 @@ package mi
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 )
 
 const (
-	// maxLine is the longest line, newline included, that the relay writes:
-	// PIPE_BUF of Linux (pipe(7)). A pipe takes so much whole or not at all, so
-	// that not even a SIGKILL leaves the library half a line to parse. It also
-	// keeps every line below the 64 KiB at which its bufio.Scanner fails.
-	maxLine = 4096
+	// maxLine is the longest line, newline included, that the library is given:
+	// its bufio.Scanner fails at 64 KiB.
+	maxLine = 32 << 10
 	// maxRecord is the longest result or async record that is kept, in bytes.
 	maxRecord = 64 << 20
 	// maxHeld is how much of an unfinished line is held, in bytes, when it can
 	// be passed on piece by piece.
 	maxHeld = 64 << 10
-	// tokenDigits is the width of the client's token inside GDB's.
-	tokenDigits = 12
-	// nonceDigits is the width of the secret part of GDB's tokens.
-	nonceDigits = 16
+	// nonceDigits is the length of the secret that begins GDB's tokens. GDB reads
+	// its input byte by byte, which is a good part of what a command costs.
+	nonceDigits = 8
+	// probeToken follows the nonce in the token of a command that is no client's,
+	// whose tokens begin with 1.
+	probeToken = "0"
 
-	// Classes of the relay's own records. No other record gets through with
+	// Classes of the filter's own records. No other record gets through with
 	// this prefix.
-	private      = "dbgsh-"
-	classStarted = private + "started" // pid: GDB runs
-	classGone    = private + "gone"    // reason: GDB has ended or could not be started
-	classPart    = private + "part"    // text: a piece of the long record that follows
-	classWhole   = private + "whole"   // stands for the pieces before it
-	classLog     = private + "log"     // text: lines between the relay and GDB
-	classExit    = private + "exit"    // the relay's last record but the answer to gdb-exit
-	classSync    = private + "sync"    // written by the stand-in: all before has been read
-	classLate    = private + "late"    // msg: the ^error of a command that ^running had answered
+	private    = "dbgsh-"
+	classGone  = private + "gone"  // reason: GDB has ended or could not be started
+	classPart  = private + "part"  // text: a piece of the long record that follows
+	classWhole = private + "whole" // stands for the pieces before it
+	classLate  = private + "late"  // msg: the ^error of a command that ^running had answered
 
-	// Codes of the relay's own ^error records.
+	// Codes of the filter's own ^error records.
 	codeGone      = private + "gone"
 	codeTooLong   = private + "too-long"
 	codeMalformed = private + "malformed"
@@ -65,34 +62,90 @@ type filter struct {
 	line    []byte   // start of a line not yet ended
 	skip    bool     // the rest of the line belongs to a record that is given up
 	nudged  bool     // the answer to nudge's commands is due
-	log     bool     // tell the client about every line
-	out     []byte   // lines for the client
+	console string   // client's token of the console line in flight
+	ran     bool     // something was set running or has stopped since then
+	answer  []byte   // the console line's answer, until GDB's prompt follows
+	kind    byte     // of text
+	text    []byte   // of stream records, to go on as one
+	out     []byte   // lines for the library; whole after flush
+
+	log    io.Writer // gets every line, may be nil
+	gone   string    // why GDB is gone, "" while it lives
+	exited bool      // the library has the answer to gdb-exit
 }
 
-// command notes a command line of the client (without newline) and returns the
-// line for GDB; op is the command's name. ok is false for a line without token.
-func (f *filter) command(line []byte) (forGDB []byte, op string, ok bool) {
+// command notes a command line of the library (without newline) and returns the
+// line for GDB, nil for a line without token. When GDB is gone it is answered.
+func (f *filter) command(line []byte) (forGDB []byte) {
 	token, rest, found := bytes.Cut(line, []byte("-"))
-	if !found || len(token) == 0 || len(token) > tokenDigits {
-		return nil, "", false
+	if !found || len(token) == 0 {
+		return nil
 	}
-	op, _, _ = strings.Cut(string(rest), " ")
-	if op == "gdb-exit" {
+	switch op, _, _ := strings.Cut(string(rest), " "); op {
+	case "gdb-exit":
 		f.exit = string(token)
-	} else {
+	case "interpreter-exec":
+		f.console, f.ran = string(token), false
+		fallthrough
+	default:
 		f.pending = append(f.pending, string(token))
 	}
-	return fmt.Appendf(nil, "%s%0*s-%s\n", f.nonce, tokenDigits, token, rest), op, true
+	if f.gone != "" {
+		f.answerAll()
+		return nil
+	}
+	forGDB = fmt.Appendf(nil, "%s%s-%s\n", f.nonce, token, rest)
+	f.logLines(">", forGDB)
+	return forGDB
+}
+
+// end tells the library that GDB is gone, and why.
+func (f *filter) end(reason string) {
+	f.finish()
+	f.gone = reason
+	f.note(classGone, "reason", reason)
+	f.answerAll()
+}
+
+// answerAll answers every command that waits for a GDB that is gone.
+func (f *filter) answerAll() {
+	for _, token := range f.pending {
+		f.fail(token, codeGone, "GDB is gone: "+f.gone)
+	}
+	f.pending = nil
+	if f.exit != "" {
+		f.out = fmt.Appendf(f.out, "%s^exit\n", f.exit)
+		f.exited = true
+	}
+}
+
+// errors takes the next bytes of GDB's standard error.
+func (f *filter) errors(data []byte) {
+	f.logLines("!", data)
+	f.stream('@', data)
+	f.flush()
+}
+
+// logLines logs lines between the link and GDB.
+func (f *filter) logLines(direction string, data []byte) {
+	if f.log == nil {
+		return
+	}
+	for line := range bytes.SplitSeq(bytes.TrimSuffix(data, []byte("\n")), []byte("\n")) {
+		_, _ = fmt.Fprintf(f.log, "%s %s\n", direction, line) // there is nobody to tell
+	}
 }
 
 // nudge returns lines for a GDB that does not answer. "end" ends what waits for
 // more lines of input, as "python" without argument does, behind an empty line
 // because Python loses a byte when it is interrupted. Anywhere else it is an
-// error that does nothing. The probe has the token 0: its answer shows that GDB
-// is past all earlier commands, so that no answer to them will come any more.
+// error that does nothing. The answer to the probe shows that GDB is past all
+// earlier commands, so that no answer to them will come any more.
 func (f *filter) nudge() []byte {
 	f.nudged = true
-	return fmt.Appendf(nil, "\nend\n%s%0*d-%s\n", f.nonce, tokenDigits, 0, barrier)
+	lines := fmt.Appendf(nil, "\nend\n%s%s-%s\n", f.nonce, probeToken, barrier)
+	f.logLines(">", lines)
+	return lines
 }
 
 // refused is GDB's message about an "end" that ends nothing.
@@ -112,6 +165,7 @@ func (f *filter) nudgeEcho(l []byte) bool {
 
 // write takes the next bytes of GDB's standard output.
 func (f *filter) write(data []byte) {
+	defer f.flush()
 	for {
 		i := bytes.IndexByte(data, '\n')
 		if i < 0 {
@@ -143,6 +197,7 @@ func (f *filter) finish() {
 		f.whole(f.line, false)
 		f.line = nil
 	}
+	f.release()
 }
 
 // relieve passes on what it can of a long unfinished line.
@@ -204,10 +259,12 @@ func runeCutEnd(text []byte) int {
 
 // whole handles one line; newline tells whether it had its end.
 func (f *filter) whole(l []byte, newline bool) {
-	if f.log {
-		f.logLines("<", l)
+	f.logLines("<", l)
+	if string(l) == prompt {
+		f.release()
+		return
 	}
-	if string(l) == "(gdb) " || f.nudgeEcho(l) {
+	if f.nudgeEcho(l) {
 		return
 	}
 	if f.record(l) {
@@ -228,17 +285,27 @@ func (f *filter) whole(l []byte, newline bool) {
 		f.record(l[i:])
 		return
 	}
-	if newline {
-		l = append(bytes.Clone(l), '\n')
+	text, prompted := l, false
+	if f.answer != nil {
+		text, prompted = bytes.CutSuffix(l, []byte(prompt))
 	}
-	f.stream('@', l)
+	f.stream('@', text)
+	if prompted {
+		f.release()
+	} else if newline {
+		f.stream('@', []byte{'\n'})
+	}
 }
 
-// logLines tells the client what goes between the relay and GDB.
-func (f *filter) logLines(direction string, data []byte) {
-	for line := range bytes.SplitSeq(bytes.TrimSuffix(data, []byte("\n")), []byte("\n")) {
-		f.out = appendLines(f.out, "="+classLog+`,text="`, `"`, fmt.Appendf(nil, "%s %s\n", direction, line))
-	}
+// prompt is the line after which GDB reads its next command. It comes after a
+// result at once, unless the target has been set running in the foreground.
+const prompt = "(gdb) "
+
+// release passes on the answer that waited for the prompt.
+func (f *filter) release() {
+	f.flush()
+	f.out = append(f.out, f.answer...)
+	f.answer = nil
 }
 
 // record passes l on if it is a whole record of GDB.
@@ -255,11 +322,8 @@ func (f *filter) record(l []byte) bool {
 		token, ok := f.take(r.token)
 		switch {
 		case ok && token != "":
-			if r.class == "running" {
-				f.resumed = token
-			}
-			f.long(token+"^", r)
-		case ok && r.class == "error" && strings.TrimLeft(string(r.token[len(f.nonce):]), "0") == f.resumed:
+			f.result(token, r)
+		case ok && r.class == "error" && string(r.token[len(f.nonce):]) == f.resumed:
 			// A target that is lost while it runs.
 			if whole, ok := scan(l, true); ok {
 				f.note(classLate, "msg", whole.payload.Str("msg"))
@@ -271,18 +335,39 @@ func (f *filter) record(l []byte) bool {
 		return false
 	}
 	f.long(string(r.kind), r)
+	if r.kind == '*' {
+		f.ran = true
+		f.release()
+	}
 	return true
+}
+
+// result passes on the answer to a command. That to a console line waits for
+// GDB's prompt, so that all that belongs to the line is before it, unless the
+// line has set something running.
+func (f *filter) result(token string, r record) {
+	f.release()
+	if r.class == "running" {
+		f.resumed, f.ran = token, true
+	}
+	start := len(f.out)
+	f.long(token+"^", r)
+	if token == f.console && !f.ran {
+		f.answer = bytes.Clone(f.out[start:])
+		f.out = f.out[:start]
+	}
 }
 
 // take finds the client's token in GDB's and takes it off the pending ones. It
 // returns "" for a token that has had its answer, and for that of gdb-exit.
 func (f *filter) take(gdbs []byte) (token string, ok bool) {
-	if len(gdbs) != len(f.nonce)+tokenDigits || string(gdbs[:len(f.nonce)]) != f.nonce {
+	token, ok = strings.CutPrefix(string(gdbs), f.nonce)
+	if !ok || token == "" {
 		return "", false
 	}
-	token = strings.TrimLeft(string(gdbs[len(f.nonce):]), "0")
-	if token == "" && f.nudged {
+	if token == probeToken && f.nudged {
 		f.nudged = false
+		f.release()
 		for _, lost := range f.pending {
 			f.fail(lost, codeLost, "GDB's answer was lost")
 		}
@@ -318,17 +403,32 @@ func (f *filter) giveUp(l []byte) {
 
 // fail answers a command with an error.
 func (f *filter) fail(token, code, msg string) {
+	f.flush()
 	f.out = fmt.Appendf(f.out, `%s^error,msg="%s",code="%s"`+"\n", token, appendEscaped(nil, []byte(msg)), code)
 }
 
-// stream passes text on as one or more stream records.
+// stream passes text on. GDB makes a record of every line; for the library a
+// few long ones do.
 func (f *filter) stream(kind byte, text []byte) {
-	f.out = appendLines(f.out, string(kind)+`"`, `"`, text)
+	if kind != f.kind {
+		f.flush()
+		f.kind = kind
+	}
+	f.text = append(f.text, text...)
+}
+
+// flush makes stream records of the text so far.
+func (f *filter) flush() {
+	if len(f.text) > 0 {
+		f.out = appendLines(f.out, string(f.kind)+`"`, `"`, f.text)
+		f.text = f.text[:0]
+	}
 }
 
 // long passes a result or async record on: at one go, or else in pieces and
 // then a record that stands for them.
 func (f *filter) long(prefix string, r record) {
+	f.flush()
 	if len(prefix)+len(r.class)+len(r.body)+1 <= maxLine {
 		f.out = append(f.out, prefix...)
 		f.out = append(f.out, r.class...)
@@ -344,16 +444,12 @@ func (f *filter) long(prefix string, r record) {
 	f.out = append(f.out, prefix+classWhole+"\n"...)
 }
 
-// note writes a record of the relay's own. pairs are names and values; the
-// values are cut so that the line is not too long.
-func (f *filter) note(class string, pairs ...string) {
-	f.out = append(f.out, "="+class...)
-	for i := 0; i < len(pairs); i += 2 {
-		v := pairs[i+1]
-		v = v[:min(len(v), 1000)]
-		f.out = fmt.Appendf(f.out, `,%s="%s"`, pairs[i], appendEscaped(nil, []byte(v)))
-	}
-	f.out = append(f.out, '\n')
+// note writes a record of the filter's own, with one value, which is cut so that
+// the line is not too long.
+func (f *filter) note(class, name, value string) {
+	f.flush()
+	value = value[:min(len(value), 1000)]
+	f.out = fmt.Appendf(f.out, `=%s,%s="%s"`+"\n", class, name, appendEscaped(nil, []byte(value)))
 }
 
 // findRecord returns where in l a stream or async record starts that reaches to

@@ -1,11 +1,11 @@
 // Package mi drives a GDB through its machine interface (GDB/MI, version 4).
 //
 // It is a shell around github.com/cyrus-and/gdb, which by itself does not
-// survive text that is no MI, long lines, or the end of GDB. Between the library
-// and GDB stands a relay (see RelayMain), a process started from our own
-// executable, which makes GDB's output fit for the library and outlives GDB.
-// When the relay itself is killed, a stand-in inside this process takes over its
-// end of the pipes. It needs Linux 5.3 (pidfd_open(2)).
+// survive text that is no MI, long lines, or the end of GDB. The library's child
+// is a process of our own executable (see RelayMain) that starts GDB and ends it
+// when this process is gone; what goes between the library and GDB goes through
+// a filter in this process, which makes GDB's output fit for the library and
+// answers in GDB's place when GDB is gone. It needs Linux 5.4 (CLONE_PIDFD).
 package mi
 
 import (
@@ -41,9 +41,9 @@ type Config struct {
 	// one goroutine, the one that reads GDB's output, and must be quick. It may
 	// be nil.
 	Stray io.Writer
-	// Log gets every line between the relay and GDB, after "> " for GDB's
-	// input, "< " for its output and "! " for its standard error. It is written
-	// to like Stray. It may be nil.
+	// Log gets every line to and from GDB, after "> " for GDB's input, "< " for
+	// its output and "! " for its standard error. It is written to by one
+	// goroutine at a time and must be quick. It may be nil.
 	Log io.Writer
 	// Grace is how long an interrupted command may take to answer before the
 	// call returns ErrUnresponsive; 0 means two seconds.
@@ -106,13 +106,10 @@ type Client struct {
 	dirty    atomic.Bool   // a SIGINT was sent that may hit the next command
 	settling atomic.Bool   // the message of an interrupt that came too late is due
 
-	sent     atomic.Int64   // commands given to lib: the last one's token
-	answered atomic.Int64   // commands that lib has returned from
-	exitSent atomic.Bool    // the last of them is gdb-exit
-	pid      int            // GDB's
-	pidfd    int            // GDB's
-	left     sync.WaitGroup // who ends what a killed GDB has left
-	relay    relayEnd
+	pid   int            // GDB's
+	pidfd int            // GDB's
+	left  sync.WaitGroup // who ends what a killed GDB has left
+	relay *link
 
 	started chan struct{} // closed when pid is set
 	done    chan struct{} // closed when goneErr is set
@@ -160,25 +157,12 @@ func Start(ctx context.Context, cfg Config) (*Client, error) {
 		closing: make(chan struct{}),
 		closed:  make(chan struct{}),
 	}
-	c.relay.init()
-	logging := "-"
-	if cfg.Log != nil {
-		logging = "log"
-	}
-	argv := append([]string{"/proc/self/exe", RelayArg, logging}, cfg.Command...)
-	lib, err := gdb.NewCmd(append(argv, "--interpreter=mi4"), c.record)
-	if err != nil {
-		return nil, &StartError{Command: cfg.Command, Reason: fmt.Sprintf("relay: %v", err)}
-	}
-	c.lib = lib
-	if err := c.relay.open(childPID(lib)); err != nil {
+	if err := c.launch(); err != nil {
 		return nil, &StartError{Command: cfg.Command, Reason: err.Error()}
 	}
-	go c.work()
-	go c.guard()
 
 	var out strings.Builder
-	err = c.first(ctx, &out)
+	err := c.first(ctx, &out)
 	if err == nil {
 		if cfg.Stray != nil {
 			_, _ = io.WriteString(cfg.Stray, out.String())
@@ -197,6 +181,37 @@ func Start(ctx context.Context, cfg Config) (*Client, error) {
 	c.Kill()
 	_ = c.Close(context.WithoutCancel(ctx))
 	return nil, err
+}
+
+// launch starts the relay and all work.
+func (c *Client) launch() error {
+	l, err := newLink(c)
+	if err != nil {
+		return err
+	}
+	argv := append([]string{"/proc/self/exe"}, l.arguments()...)
+	argv = append(append(argv, c.cfg.Command...), "--interpreter=mi4")
+	lib, err := gdb.NewCmd(argv, c.record)
+	if err != nil {
+		l.close()
+		return fmt.Errorf("relay: %w", err)
+	}
+	if err := l.open(childPID(lib)); err != nil {
+		return err
+	}
+	c.lib, c.relay = lib, l
+	go c.work()
+	return nil
+}
+
+// begun notes GDB's process.
+func (c *Client) begun(pid int) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		fd = -1 // it has ended already, which the relay will tell
+	}
+	c.pid, c.pidfd = pid, fd
+	close(c.started)
 }
 
 // childPID returns the process id of the library's child, which it has no
@@ -233,21 +248,15 @@ func (c *Client) first(ctx context.Context, out io.Writer) error {
 	return err
 }
 
-// work calls the library. All its commands are sent here, one after the other,
-// so that the library's tokens are the count of them.
+// work calls the library: all its commands are sent here, one after the other.
 func (c *Client) work() {
 	defer close(c.idle)
 	for j := range c.jobs {
-		if j.exit {
-			c.exitSent.Store(true)
-		}
-		c.sent.Add(1)
 		if j.exit {
 			_ = c.lib.Exit() // tells only how the relay ended
 			return
 		}
 		m, err := c.lib.Send(j.op)
-		c.answered.Add(1)
 		j.reply <- c.reply(m, err)
 	}
 }
@@ -263,7 +272,7 @@ func (c *Client) reply(m map[string]any, err error) reply {
 	if r.class == classWhole {
 		rec, ok := scan(c.takeParts(), true)
 		if !ok {
-			return reply{err: &Error{Msg: "the answer was damaged on its way from the relay", Code: codeMalformed}}
+			return reply{err: &Error{Msg: "the answer was damaged on its way", Code: codeMalformed}}
 		}
 		r.class, r.payload = rec.class, rec.payload
 	}
@@ -300,6 +309,13 @@ func (c *Client) record(m map[string]any) {
 		c.ownRecord(class, payload)
 		return
 	}
+	if kind == "exec" {
+		c.mu.Lock()
+		if c.call != nil {
+			c.call.ran = true
+		}
+		c.mu.Unlock()
+	}
 	c.event(Event{Kind: kind, Class: class, Payload: payload})
 }
 
@@ -309,17 +325,9 @@ func (c *Client) event(e Event) {
 	}
 }
 
-// ownRecord handles a record of the relay.
+// ownRecord handles a record of the filter's own.
 func (c *Client) ownRecord(class string, payload Tuple) {
 	switch class {
-	case classStarted:
-		pid, _ := payload.Int("pid")
-		fd, err := unix.PidfdOpen(int(pid), 0)
-		if err != nil {
-			fd = -1 // it has ended already, which the relay will tell
-		}
-		c.pid, c.pidfd = int(pid), fd
-		close(c.started)
 	case classGone:
 		c.setGone(payload.Str("reason"))
 	case classPart:
@@ -332,14 +340,6 @@ func (c *Client) ownRecord(class string, payload Tuple) {
 		if ok && kind != "" {
 			c.event(Event{Kind: kind, Class: r.class, Payload: r.payload})
 		}
-	case classLog:
-		if c.cfg.Log != nil {
-			_, _ = io.WriteString(c.cfg.Log, payload.Str("text"))
-		}
-	case classExit:
-		c.relay.exiting.Store(true)
-	case classSync:
-		close(c.relay.synced)
 	case classLate:
 		c.mu.Lock()
 		if c.call != nil {
@@ -542,11 +542,31 @@ func (c *Client) end(ctx context.Context) {
 		c.relay.kill()
 		<-c.idle
 	}
-	<-c.relay.over
+	c.relay.work.Wait()
 	left.end()
 	c.left.Wait()
 	if c.pidfd >= 0 {
 		unix.Close(c.pidfd)
+	}
+}
+
+// endOrphan waits until a GDB whose relay is dead has ended, as the relay's death
+// has told it to, and uses force in the end.
+func (c *Client) endOrphan() {
+	select {
+	case <-c.started:
+	default:
+		return
+	}
+	if c.pidfd < 0 {
+		return
+	}
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		if pollEnd(c.pidfd, endGrace) {
+			return
+		}
+		c.behind().release() // GDB may wait for them
+		_ = unix.PidfdSendSignal(c.pidfd, sig, nil, 0)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -128,6 +129,9 @@ func TestTuple(t *testing.T) {
 	}
 }
 
+// classSync is a record of the test's own: all before it has been read.
+const classSync = private + "sync"
+
 // library is the library's parser, fed through a FIFO.
 type library struct {
 	lib    *gdb.Gdb
@@ -198,10 +202,10 @@ func (l *library) feed(t testing.TB, data []byte, pieces int) (answer map[string
 	l.token++
 	l.got = nil
 	f := &filter{nonce: "1234567890123456"}
-	if _, _, ok := f.command(fmt.Appendf(nil, "%d-op", l.token)); !ok {
+	if f.command(fmt.Appendf(nil, "%d-op", l.token)) == nil {
 		t.Fatal("command refused")
 	}
-	gdbs := fmt.Sprintf("%s%0*d", f.nonce, tokenDigits, l.token)
+	gdbs := fmt.Sprintf("%s%d", f.nonce, l.token)
 	data = bytes.ReplaceAll(data, []byte("$T"), []byte(gdbs))
 	for len(data) > 0 {
 		n := min(len(data), max(1, len(data)/max(1, pieces)))
@@ -290,6 +294,47 @@ func TestFilter(t *testing.T) {
 				t.Errorf("%s in %d: text %q, %d records (%v)", c.name, pieces, got, n, rest)
 			}
 		}
+	}
+}
+
+// What the library is given for what GDB writes after a console line with the
+// token $T.
+func TestFilterConsole(t *testing.T) {
+	for _, c := range []struct{ name, in, want string }{
+		{"one record of several", "~\"a\\n\"\n~\"b\"\n$T^done\n(gdb) \n", "~\"a\\nb\"\n1^done\n"},
+		{"kinds apart", "~\"a\"\n&\"b\"\n~\"c\"\n$T^done\n(gdb) \n", "~\"a\"\n&\"b\"\n~\"c\"\n1^done\n"},
+		{"no prompt yet", "~\"a\"\n$T^done\n", "~\"a\"\n"},
+		{"text before the prompt", "$T^error,msg=\"x\"\n~\"a\"\n(gdb) \n", "~\"a\"\n1^error,msg=\"x\"\n"},
+		{"text in the prompt's line", "$T^done\nabc(gdb) \n", "@\"abc\"\n1^done\n"},
+		{"a prompt before", "(gdb) \n~\"a\"\n$T^done\n", "~\"a\"\n"},
+		{"set running", "$T^running\n*running,thread-id=\"all\"\n", "1^running\n*running,thread-id=\"all\"\n"},
+		{"has stopped", "*stopped\n$T^error,msg=\"x\"\n", "*stopped\n1^error,msg=\"x\"\n"},
+		{"runs after the answer", "$T^done\n*running,thread-id=\"all\"\n", "*running,thread-id=\"all\"\n1^done\n"},
+	} {
+		for _, size := range []int{1, 1 << 20} {
+			f := &filter{nonce: "12345678"}
+			f.command([]byte(`1-interpreter-exec console "x"`))
+			in := []byte(strings.ReplaceAll(c.in, "$T", f.nonce+"1"))
+			for piece := range slices.Chunk(in, size) {
+				f.write(piece)
+			}
+			got, want := string(f.out), c.want
+			if size == 1 { // how much is joined depends on the pieces
+				join := strings.NewReplacer("\"\n~\"", "")
+				got, want = join.Replace(got), join.Replace(want)
+			}
+			if got != want {
+				t.Errorf("%s in pieces of %d: %q, want %q", c.name, size, got, want)
+			}
+		}
+	}
+	// GDB dies before its prompt.
+	f := &filter{nonce: "12345678"}
+	f.command([]byte(`1-interpreter-exec console "x"`))
+	f.write([]byte("123456781^done\n"))
+	f.end("killed")
+	if want := "1^done\n=" + classGone + ",reason=\"killed\"\n"; string(f.out) != want {
+		t.Errorf("at GDB's end: %q, want %q", f.out, want)
 	}
 }
 

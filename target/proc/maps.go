@@ -12,51 +12,90 @@ import (
 
 // ParseMaps reads the text of /proc/PID/maps, proc_pid_maps(5). Every name is
 // kept byte for byte as the kernel wrote it (it writes a newline in a name as
-// \012). The error is a *ParseError.
+// \012). The error is a *vm.ParseError.
 func ParseMaps(text []byte) ([]vm.Mapping, error) {
-	ms := make([]vm.Mapping, 0, bytes.Count(text, []byte{'\n'}))
-	for line := 1; len(text) > 0; line++ {
+	ms := make([]vm.Mapping, bytes.Count(text, []byte{'\n'})+1) // the last line may lack its end
+	n := 0
+	name := "" // the last one: a file's mappings follow each other
+	for ; len(text) > 0; n++ {
 		row, rest, _ := bytes.Cut(text, []byte{'\n'})
-		m, why := parseMapsLine(row)
-		if why != "" {
-			return nil, &vm.ParseError{Line: line, Text: string(row), Why: why}
+		if why := parseMapsLine(&ms[n], row, name); why != "" {
+			return nil, &vm.ParseError{Line: n + 1, Text: string(row), Why: why}
 		}
-		ms = append(ms, m)
+		name = ms[n].Name
 		text = rest
 	}
-	return ms, nil
+	return ms[:n], nil
 }
 
-// parseMapsLine reads one line; why is not empty where it cannot.
-func parseMapsLine(row []byte) (m vm.Mapping, why string) {
-	var f [5][]byte
-	rest := row
-	for i := range f {
-		var found bool
-		if f[i], rest, found = bytes.Cut(rest, []byte{' '}); !found && i < 4 {
-			return m, "fewer than five fields"
-		}
-	}
-	lo, hi, _ := bytes.Cut(f[0], []byte{'-'})
-	start, err1 := strconv.ParseUint(string(lo), 16, 64)
-	end, err2 := strconv.ParseUint(string(hi), 16, 64)
-	if err1 != nil || err2 != nil || end <= start {
-		return m, "no range of addresses"
+// parseMapsLine reads one line into m, which is zero; why is not empty where it
+// cannot. A name equal to the one given is not made anew.
+func parseMapsLine(m *vm.Mapping, row []byte, name string) (why string) {
+	start, rest, ok1 := cutHex(row, '-')
+	end, rest, ok2 := cutHex(rest, ' ')
+	if !ok1 || !ok2 || end <= start {
+		return whyNot(row, "no range of addresses")
 	}
 	m.Range = vm.Range{Start: start, Size: end - start}
+	perm, rest := cutField(rest)
 	var err error
-	if m.Perm, err = vm.ParsePerm(f[1]); err != nil {
-		return m, err.Error()
+	if m.Perm, err = vm.ParsePerm(perm); err != nil {
+		return whyNot(row, err.Error())
 	}
-	if m.Offset, err = strconv.ParseUint(string(f[2]), 16, 64); err != nil {
-		return m, "no offset"
+	var ok bool
+	if m.Offset, rest, ok = cutHex(rest, ' '); !ok {
+		return whyNot(row, "no offset")
 	}
-	if m.Inode, err = strconv.ParseUint(string(f[4]), 10, 64); err != nil {
-		return m, "no inode"
+	_, rest = cutField(rest) // the device
+	inode, rest := cutField(rest)
+	if m.Inode, err = strconv.ParseUint(string(inode), 10, 64); err != nil {
+		return whyNot(row, "no inode")
 	}
 	// The kernel pads with spaces up to the name, and no name of its making
 	// begins with one: a path is absolute (fs/proc/task_mmu.c, show_map_vma).
-	m.Name = string(bytes.TrimLeft(rest, " "))
+	if rest = bytes.TrimLeft(rest, " "); string(rest) != name {
+		name = string(rest)
+	}
+	m.Name = name
 	m.Source = vm.SourceProcfs
-	return m, ""
+	return ""
+}
+
+// whyNot says what is wrong with a row in which why was met first.
+func whyNot(row []byte, why string) string {
+	if bytes.Count(row, []byte{' '}) < 4 {
+		return "fewer than five fields"
+	}
+	return why
+}
+
+// cutField is what stands before the first space, and what stands behind it.
+func cutField(text []byte) (field, rest []byte) {
+	for i, c := range text {
+		if c == ' ' {
+			return text[:i], text[i+1:]
+		}
+	}
+	return text, nil
+}
+
+// cutHex reads the hex digits before the first sep as strconv.ParseUint does; rest
+// is what stands behind it. Most of a map's text is such digits.
+func cutHex(text []byte, sep byte) (v uint64, rest []byte, ok bool) {
+	for i, c := range text {
+		var digit byte
+		switch {
+		case c-'0' <= 9:
+			digit = c - '0'
+		case (c|0x20)-'a' <= 5:
+			digit = (c | 0x20) - 'a' + 10
+		default:
+			return v, text[i+1:], c == sep && i > 0
+		}
+		if v>>60 != 0 {
+			break
+		}
+		v = v<<4 | uint64(digit)
+	}
+	return 0, nil, false
 }

@@ -4,8 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"dbgsh/vm"
 )
@@ -55,6 +60,7 @@ func TestParseMaps(t *testing.T) {
 		"7ffff7dd2000-7ffff7dd3000 -w-s 140000000 00:01 18446744073709551615 /x\xff\\012y (deleted)\n" +
 		"7ffff7dd3000-7ffff7dd4000 ---p 00000000 00:00 0 \n" +
 		"7ffff7dd4000-7ffff7dd5000 rwxp 00000000 00:00 0\n" +
+		"7ffff7dd5000-7ffff7dd6000 rwxp 00000000 00:00 0" + pad + "[heapless]\n" +
 		"ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0" + pad + "[vsyscall]\n"
 	ms, err := ParseMaps([]byte(text))
 	if err != nil {
@@ -65,6 +71,7 @@ func TestParseMaps(t *testing.T) {
 		{Range: vm.Range{Start: 0x7ffff7dd2000, Size: 0x1000}, Perm: vm.KnownAll | vm.Write | vm.Shared, Offset: 0x140000000, Inode: 1<<64 - 1, Name: "/x\xff\\012y (deleted)", Source: vm.SourceProcfs},
 		{Range: vm.Range{Start: 0x7ffff7dd3000, Size: 0x1000}, Perm: vm.KnownAll, Offset: 0, Inode: 0, Name: "", Source: vm.SourceProcfs},
 		{Range: vm.Range{Start: 0x7ffff7dd4000, Size: 0x1000}, Perm: vm.KnownAll | vm.Read | vm.Write | vm.Exec, Offset: 0, Inode: 0, Name: "", Source: vm.SourceProcfs},
+		{Range: vm.Range{Start: 0x7ffff7dd5000, Size: 0x1000}, Perm: vm.KnownAll | vm.Read | vm.Write | vm.Exec, Offset: 0, Inode: 0, Name: "[heapless]", Source: vm.SourceProcfs},
 		{Range: vm.Range{Start: 0xffffffffff600000, Size: 0x1000}, Perm: vm.KnownAll | vm.Exec, Offset: 0, Inode: 0, Name: "[vsyscall]", Source: vm.SourceProcfs},
 	}
 	for i := range want {
@@ -91,13 +98,94 @@ func TestParseMapsErrors(t *testing.T) {
 	}
 }
 
+// naiveParse is ParseMaps in the plainest way.
+func naiveParse(text string) ([]vm.Mapping, error) {
+	ms := []vm.Mapping{}
+	for i, row := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if text == "" {
+			break
+		}
+		bad := func(why string) ([]vm.Mapping, error) {
+			return nil, &vm.ParseError{Line: i + 1, Text: row, Why: why}
+		}
+		f := strings.SplitN(row, " ", 6)
+		if len(f) < 5 {
+			return bad("fewer than five fields")
+		}
+		lo, hi, _ := strings.Cut(f[0], "-")
+		start, err1 := strconv.ParseUint(lo, 16, 64)
+		end, err2 := strconv.ParseUint(hi, 16, 64)
+		if err1 != nil || err2 != nil || end <= start {
+			return bad("no range of addresses")
+		}
+		m := vm.Mapping{Range: vm.Range{Start: start, Size: end - start}, Source: vm.SourceProcfs}
+		var err error
+		if m.Perm, err = vm.ParsePerm([]byte(f[1])); err != nil {
+			return bad(err.Error())
+		}
+		if m.Offset, err = strconv.ParseUint(f[2], 16, 64); err != nil {
+			return bad("no offset")
+		}
+		if m.Inode, err = strconv.ParseUint(f[4], 10, 64); err != nil {
+			return bad("no inode")
+		}
+		if len(f) == 6 {
+			m.Name = strings.TrimLeft(f[5], " ")
+		}
+		ms = append(ms, m)
+	}
+	return ms, nil
+}
+
+// TestParseMapsAgainstNaive parses lines as the kernel writes them, unusual ones,
+// and both with some bytes changed.
+func TestParseMapsAgainstNaive(t *testing.T) {
+	hex := rapid.OneOf(
+		rapid.Map(rapid.Uint64(), func(v uint64) string { return fmt.Sprintf("%08x", v) }),
+		rapid.StringMatching(`0{0,20}[0-9a-fA-F]{0,18}`),
+		rapid.SampledFrom([]string{"", "ffffffffffffffff", "10000000000000000", "0x1", "1/", "1:", "1@", "1G", "1`", "1g"}),
+	)
+	names := rapid.SampledFrom([]string{"", " ", "                 /lib/a.so", "  /lib/a.so", "/lib/b.so", "/lib/b c  d", "[heap]", "/x\xff\\012 (deleted)"})
+	row := rapid.Custom(func(t *rapid.T) string {
+		lo, hi := hex.Draw(t, "start"), hex.Draw(t, "end")
+		if rapid.Bool().Draw(t, "in order") {
+			start := rapid.Uint64Max(1<<48).Draw(t, "start")
+			lo, hi = fmt.Sprintf("%08x", start), fmt.Sprintf("%08x", start+rapid.Uint64Range(1, 1<<32).Draw(t, "size"))
+		}
+		fields := []string{
+			lo + "-" + hi,
+			rapid.StringMatching(`[r-][w-][x-][ps]`).Draw(t, "perm"),
+			hex.Draw(t, "offset"),
+			rapid.SampledFrom([]string{"00:00", "fe:01", "", "x"}).Draw(t, "device"),
+			rapid.SampledFrom([]string{"0", "17", "4711", "18446744073709551615", "18446744073709551616", "a", ""}).Draw(t, "inode"),
+			names.Draw(t, "name"),
+		}
+		return strings.Join(fields[:rapid.SampledFrom([]int{6, 6, 6, 6, 5, 4, 3}).Draw(t, "fields")], " ")
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		text := []byte(strings.Join(rapid.SliceOfN(row, 0, 4).Draw(t, "rows"), "\n"))
+		text = append(text, rapid.SampledFrom([]string{"", "\n", "\n\n"}).Draw(t, "end")...)
+		for range rapid.IntRange(0, 2).Draw(t, "changes") {
+			at := rapid.IntRange(0, len(text)).Draw(t, "at")
+			end := min(at+rapid.IntRange(0, 1).Draw(t, "drop"), len(text))
+			add := rapid.SliceOfN(rapid.SampledFrom([]byte(" -0f\ng\x10\x00\xff")), 0, 1).Draw(t, "add")
+			text = slices.Replace(text, at, end, add...)
+		}
+		want, wantErr := naiveParse(string(text))
+		got, err := ParseMaps(text)
+		if !slices.Equal(got, want) || !reflect.DeepEqual(err, wantErr) {
+			t.Fatalf("%q:\ngot  %+v, %v\nwant %+v, %v", text, got, err, want, wantErr)
+		}
+	})
+}
+
 func FuzzParseMaps(f *testing.F) {
 	f.Add([]byte("00400000-00401000 r--p 00000000 fe:00 17   /x\n"))
 	f.Add([]byte("-  \n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		ms, err := ParseMaps(text)
-		if err != nil {
-			return
+		if want, wantErr := naiveParse(string(text)); !slices.Equal(ms, want) || !reflect.DeepEqual(err, wantErr) {
+			t.Fatalf("got %+v, %v, want %+v, %v", ms, err, want, wantErr)
 		}
 		for i := range ms {
 			if ms[i].Size == 0 || !ms[i].Valid() || strings.ContainsRune(ms[i].Name, '\n') {

@@ -1,11 +1,12 @@
 package proc
 
 import (
-	"dbgsh/vm"
-	"dbgsh/vm/search"
 	"slices"
 	"strings"
 	"testing"
+
+	"dbgsh/vm"
+	"dbgsh/vm/search"
 )
 
 // A search that is longer than a preview, and looking again at hits, must not

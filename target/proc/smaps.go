@@ -2,6 +2,7 @@ package proc
 
 import (
 	"bytes"
+	"strconv"
 	"strings"
 
 	"dbgsh/vm"
@@ -13,6 +14,7 @@ type Smap struct {
 	// VMFlags are the kernel's two-letter flags between single spaces, as in
 	// "rd wr mr mw me ac sd"; "" where the kernel shows none.
 	VMFlags string
+	Rss     uint64 // bytes of it that are in RAM, the zero page aside
 }
 
 // HasFlag reports whether the kernel shows the two-letter flag.
@@ -27,7 +29,7 @@ func (s *Smap) HasFlag(flag string) bool {
 }
 
 // ParseSmaps reads the text of /proc/PID/smaps, proc_pid_smaps(5). The error is
-// a *ParseError.
+// a *vm.ParseError.
 func ParseSmaps(text []byte) ([]Smap, error) {
 	var ms []Smap
 	for line := 1; len(text) > 0; line++ {
@@ -36,18 +38,26 @@ func ParseSmaps(text []byte) ([]Smap, error) {
 		// A field is "Name:  value"; the first word of a mapping holds no colon.
 		key, value, _ := bytes.Cut(row, []byte{' '})
 		if !bytes.HasSuffix(key, []byte{':'}) {
-			m, why := parseMapsLine(row)
-			if why != "" {
+			var m Smap
+			if why := parseMapsLine(&m.Mapping, row, ""); why != "" {
 				return nil, &vm.ParseError{Line: line, Text: string(row), Why: why}
 			}
-			ms = append(ms, Smap{Mapping: m})
+			ms = append(ms, m)
 			continue
 		}
 		if len(ms) == 0 {
 			return nil, &vm.ParseError{Line: line, Text: string(row), Why: "a field before any mapping"}
 		}
-		if string(key) == "VmFlags:" {
-			ms[len(ms)-1].VMFlags = string(bytes.TrimSpace(value))
+		switch m := &ms[len(ms)-1]; string(key) {
+		case "VmFlags:":
+			m.VMFlags = string(bytes.TrimSpace(value))
+		case "Rss:":
+			kib, _ := bytes.CutSuffix(bytes.TrimSpace(value), []byte(" kB"))
+			n, err := strconv.ParseUint(string(kib), 10, 54)
+			if err != nil {
+				return nil, &vm.ParseError{Line: line, Text: string(row), Why: "no size"}
+			}
+			m.Rss = n << 10
 		}
 	}
 	return ms, nil

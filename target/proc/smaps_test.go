@@ -2,19 +2,21 @@ package proc
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"dbgsh/internal/testkit"
 	"dbgsh/vm"
 )
 
 const smapsText = `55d0a1c3f000-55d0a1c41000 r--p 00000000 fe:00 123                        /usr/bin/a b: c
 Size:                  8 kB
+Rss:                   4 kB
 KernelPageSize:        4 kB
 VmFlags: rd mr mw me sd 
 7f0000000000-7f0000001000 ---p 00000000 00:00 0 
@@ -40,6 +42,9 @@ func TestParseSmaps(t *testing.T) {
 	}, got); diff != "" {
 		t.Error(diff)
 	}
+	if ms[0].Rss != 4096 || ms[1].Rss != 0 {
+		t.Errorf("%d and %d bytes in RAM", ms[0].Rss, ms[1].Rss)
+	}
 	for _, flag := range []string{"mr", "nr", "sd"} {
 		if !ms[1].HasFlag(flag) {
 			t.Errorf("no flag %s", flag)
@@ -53,7 +58,7 @@ func TestParseSmaps(t *testing.T) {
 	if ms[2].HasFlag("") {
 		t.Error("a flag of none")
 	}
-	for _, bad := range []string{"Size: 4 kB\n", "1000-2000 rw-p\n", "nonsense\n", smapsText + "x"} {
+	for _, bad := range []string{"Size: 4 kB\n", "1000-2000 rw-p\n", "nonsense\n", smapsText + "x", smapsText + "Rss: x kB\n"} {
 		var perr *vm.ParseError
 		if _, err := ParseSmaps([]byte(bad)); !errors.As(err, &perr) {
 			t.Errorf("%q: %v", bad, err)
@@ -61,45 +66,44 @@ func TestParseSmaps(t *testing.T) {
 	}
 }
 
-// TestParseSmapsLive compares with /proc/PID/maps of a stopped process.
+// TestParseSmapsLive compares with /proc/PID/maps of a process that waits.
 func TestParseSmapsLive(t *testing.T) {
-	cmd := exec.Command("sleep", "60")
-	if err := cmd.Start(); err != nil {
-		t.Skip(err)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	for range 100 {
-		dir := "/proc/" + strconv.Itoa(cmd.Process.Pid)
-		before, err1 := os.ReadFile(dir + "/maps")
-		smaps, err2 := os.ReadFile(dir + "/smaps")
-		after, err3 := os.ReadFile(dir + "/maps")
-		if err := errors.Join(err1, err2, err3); err != nil {
-			t.Skip(err)
-		}
-		if string(before) != string(after) {
-			continue // it still starts
-		}
-		want, err := ParseMaps(before)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ss, err := ParseSmaps(smaps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []vm.Mapping
-		for _, s := range ss {
-			got = append(got, s.Mapping)
-			if s.HasFlag("rd") != s.Perm.Is(vm.Read) || s.HasFlag("wr") != s.Perm.Is(vm.Write) || s.HasFlag("ex") != s.Perm.Is(vm.Exec) {
-				t.Errorf("%v %v: flags %q", s.Range, s.Perm, s.VMFlags)
-			}
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Error(diff)
-		}
-		return
+	defer r.Close()
+	defer w.Close()
+	if _, err := w.WriteString("ready\n"); err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("the map never rests")
+	cmd := exec.Command("cat")
+	cmd.Stdin = r
+	dir := fmt.Sprintf("/proc/%d", testkit.Start(t, cmd, testkit.FirstLine).Process.Pid)
+	testkit.WaitFor(t, "cat that sleeps", func() bool { return testkit.State(cmd.Process.Pid) == "S" })
+	maps, err1 := os.ReadFile(dir + "/maps")
+	smaps, err2 := os.ReadFile(dir + "/smaps")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	want, err := ParseMaps(maps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ss, err := ParseSmaps(smaps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []vm.Mapping
+	for _, s := range ss {
+		got = append(got, s.Mapping)
+		if s.HasFlag("rd") != s.Perm.Is(vm.Read) || s.HasFlag("wr") != s.Perm.Is(vm.Write) || s.HasFlag("ex") != s.Perm.Is(vm.Exec) {
+			t.Errorf("%v %v: flags %q", s.Range, s.Perm, s.VMFlags)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func FuzzSmaps(f *testing.F) {

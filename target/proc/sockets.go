@@ -64,7 +64,7 @@ func PeerOf(pid int, address, prefix string, own func(sock int)) (Peer, error) {
 }
 
 // tcpPeer is the inode of the other end of the connection to addr, 0 where it
-// is not among socks; found says that GDB's own is, which is one of own.
+// is not among socks; found says that the process's own is, which is one of own.
 func tcpPeer(socks []TCPSocket, own map[uint64]int, addr string) (peer uint64, found bool, err error) {
 	var ours TCPSocket
 	for _, s := range socks {
@@ -72,7 +72,7 @@ func tcpPeer(socks []TCPSocket, own map[uint64]int, addr string) (peer uint64, f
 			continue
 		}
 		if found {
-			return 0, true, fmt.Errorf("two connections of GDB's lead to port %d", s.Remote.Port())
+			return 0, true, fmt.Errorf("two connections lead to port %d", s.Remote.Port())
 		}
 		ours, found = s, true
 	}

@@ -42,11 +42,11 @@ func BenchmarkKernel(b *testing.B) {
 
 		wish := Auto
 		d := connect(b, addr, &wish)
-		m, c, _, err := d.look().walk(d.Ctx, TableOptions{}, false)
+		l, _, err := d.look().walk(d.Ctx, TableOptions{}, false)
 		if err != nil {
 			b.Fatal(err)
 		}
-		ram, err := m.hostRAM(0)
+		ram, err := l.hostRAM()
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func BenchmarkKernel(b *testing.B) {
 			*into = append(*into, time.Since(start))
 		}
 		timed(&walk, func() error {
-			_, err := pt.Walk(d.Ctx, newRAMPhys(d.Ctx, ram), c.mmu, pt.Options{})
+			_, err := pt.Walk(d.Ctx, newRAMPhys(d.Ctx, ram), l.c.mmu, pt.Options{})
 			return err
 		})
 		d.throughStub(true)

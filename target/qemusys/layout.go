@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"sort"
@@ -21,9 +22,11 @@ import (
 type Machine struct {
 	g         *gdb.GDB
 	conn      gdb.Connection
+	process   int
 	arch      machineArch
 	wide      bool     // GDB's addresses are known to have 64 bits
 	registers []string // as the stub has described them
+	flat      string   // why nothing is translated, "" where something may be
 	peer      Peer     // QEMU's process
 	why       string   // why the process's memory cannot be read, "" where it can
 
@@ -41,12 +44,13 @@ type Machines struct {
 }
 
 // machine is what is known of the machine behind an inferior's stub, which is
-// found out once for each connection; fresh says that this was just now.
+// found out once for each connection and cluster of CPUs, whose registers may be
+// of other architectures; fresh says that this was just now.
 func (ms *Machines) machine(ctx context.Context, cfg *Config) (m *Machine, fresh bool, err error) {
 	ms.mu.Lock()
 	m = ms.byInferior[cfg.Inferior]
 	ms.mu.Unlock()
-	if m != nil && m.conn == cfg.Conn {
+	if m != nil && m.conn == cfg.Conn && m.process == cfg.Process {
 		return m, false, nil
 	}
 	if m, err = open(ctx, cfg); err != nil {
@@ -61,9 +65,16 @@ func (ms *Machines) machine(ctx context.Context, cfg *Config) (m *Machine, fresh
 	return m, true, nil
 }
 
+// Forget drops what is known of all machines.
+func (ms *Machines) Forget() {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	clear(ms.byInferior)
+}
+
 // open asks the stub, and this machine, for what does not change.
 func open(ctx context.Context, cfg *Config) (*Machine, error) {
-	m := &Machine{g: cfg.GDB, conn: cfg.Conn}
+	m := &Machine{g: cfg.GDB, conn: cfg.Conn, process: cfg.Process}
 	if err := m.describeCPU(ctx); err != nil {
 		return nil, err
 	}
@@ -92,8 +103,9 @@ type layout struct {
 	maps  []vm.Mapping // of QEMU's process, sorted; nil where it is not seen
 
 	mu      sync.Mutex
-	hosts   map[blockKey]hostBlock // known once asked for
+	hosts   map[blockKey]hostBlock // as asked for last
 	strange bool                   // memory was met that the process does not have
+	smm     map[int][]vm.Range     // see otherInSMM, by CPU
 }
 
 // blockKey is a block of memory by its first physical address and its name, or
@@ -111,9 +123,12 @@ type hostBlock struct {
 
 // layOut asks anew where memory is.
 func (m *Machine) layOut(ctx context.Context) error {
-	l := &layout{hosts: map[blockKey]hostBlock{}}
+	l := &layout{hosts: map[blockKey]hostBlock{}, smm: map[int][]vm.Range{}}
 	if m.why == "" {
 		text, err := os.ReadFile(proc.Path(m.peer.PID, "maps"))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && len(text) == 0 {
+			err = asLost(vm.ErrProcessGone)
+		}
 		if err == nil {
 			l.maps, err = proc.ParseMaps(text)
 		}
@@ -159,15 +174,27 @@ func (m *Machine) layout() *layout {
 	return m.lay
 }
 
-// view is the memory that a CPU sees, nil where it is not known. Every CPU has
-// an address space named cpu-memory-N; "memory" is the system's (QEMU's
-// softmmu/physmem.c, cpu_address_space_init, and softmmu/memory.c).
-func (l *layout) view(cpu int) []MemoryBlock {
-	for _, name := range []string{fmt.Sprintf("cpu-memory-%d", cpu), "cpu-memory-0", "memory"} {
-		for _, v := range l.views {
-			if slices.Contains(v.Spaces, name) {
-				return v.Blocks
-			}
+// cpuSpace is the name of the address space that a CPU sees (QEMU's
+// softmmu/physmem.c, cpu_address_space_init).
+func cpuSpace(cpu int) string { return fmt.Sprintf("cpu-memory-%d", cpu) }
+
+// view is the memory in an address space of a CPU, or where that is not known the
+// system's, whose space is "memory" (QEMU's softmmu/memory.c); nil where that is
+// not known either.
+func (l *layout) view(space string) []MemoryBlock {
+	for _, name := range []string{space, cpuSpace(0), "memory"} {
+		if blocks := l.space(name); blocks != nil {
+			return blocks
+		}
+	}
+	return nil
+}
+
+// space is the memory in an address space, nil where none is known.
+func (l *layout) space(name string) []MemoryBlock {
+	for _, v := range l.views {
+		if slices.Contains(v.Spaces, name) {
+			return v.Blocks
 		}
 	}
 	return nil
@@ -178,7 +205,7 @@ func (l *layout) view(cpu int) []MemoryBlock {
 func (l *layout) hiddenNote(cpu int) []string {
 	name := fmt.Sprintf("cpu-secure-memory-%d", cpu)
 	for _, v := range l.views {
-		if slices.Contains(v.Spaces, name) && !slices.Equal(v.Blocks, l.view(cpu)) {
+		if slices.Contains(v.Spaces, name) && !slices.Equal(v.Blocks, l.view(cpuSpace(cpu))) {
 			return []string{"memory that only the secure state sees is not shown"}
 		}
 	}
@@ -207,17 +234,39 @@ func notRAM(pa uint64) error { return &notRAMError{pa} }
 // asker runs a line in GDB that changes nothing, as GDB.Query does.
 type asker func(ctx context.Context, line string) (string, error)
 
-// physView is the physical memory that a CPU sees.
+// physView is the physical memory that a CPU sees, in one look.
 type physView struct {
 	*layout
+	look   *look
 	blocks []MemoryBlock // nil where the layout is not known
+	plain  []MemoryBlock // in system management mode: what the system sees
+	other  []vm.Range    // else: where that mode would see other memory
 	ask    asker
+	fresh  bool     // the layout was asked for in this look
+	shadow vm.Range // memory that a guest lays out otherwise at will
+
+	now sync.Mutex
+	has map[blockKey]hostBlock // what was asked for in this look
 }
 
-// see is the memory that a CPU sees.
-func (m *Machine) see(cpu int, ask asker) physView {
-	l := m.layout()
-	return physView{l, l.view(cpu), ask}
+// x86Shadow is where a PC's chip set maps ROM, RAM or devices as its guest
+// wishes: for graphics and SMM (SMRAM) below 0xc0000, and the PAM registers
+// (Intel 440FX, "PAM - Programmable Attribute Map Registers" and "SMRAM").
+func x86Shadow() vm.Range { return vm.Range{Start: 0xa0000, Size: 0x60000} }
+
+// see is the memory that the CPU sees.
+func (l *look) see(ask asker) *physView {
+	lay := l.m.layout()
+	v := &physView{layout: lay, look: l, blocks: lay.view(l.c.space()), ask: ask, fresh: l.fresh, has: map[blockKey]hostBlock{}}
+	if l.m.arch == archX86 {
+		v.shadow = x86Shadow()
+	}
+	if l.c.smm {
+		v.plain = lay.view(cpuSpace(l.c.index))
+	} else {
+		v.other = lay.otherInSMM(l.c.index)
+	}
+	return v
 }
 
 // guestPage is the step in bytes in which memory is asked for page by page:
@@ -227,10 +276,23 @@ const guestPage = 4096
 // block is the block of memory that holds pa. Where the layout is not known it
 // is a page, of which only host can tell whether it is memory.
 func (v *physView) block(pa uint64) (b MemoryBlock, ok bool) {
+	v.look.meet(pa, v.other)
+	page := vm.Range{Start: pa &^ (guestPage - 1), Size: guestPage}
 	if v.blocks == nil {
-		return MemoryBlock{Range: vm.Range{Start: pa &^ (guestPage - 1), Size: guestPage}}, true
+		return MemoryBlock{Range: page}, true
 	}
-	i, ok := slices.BinarySearchFunc(v.blocks, pa, func(b MemoryBlock, a uint64) int {
+	if b, ok = blockAt(v.blocks, pa); !ok {
+		return b, false
+	}
+	if !v.fresh && v.shadow.Contains(pa) && page.Start >= b.Start && page.Last() <= b.Last() {
+		b.Range, b.Offset = page, b.Offset+(page.Start-b.Start) // each page may have become another
+	}
+	return b, true
+}
+
+// blockAt is the block among sorted ones that holds pa.
+func blockAt(blocks []MemoryBlock, pa uint64) (b MemoryBlock, ok bool) {
+	i, ok := slices.BinarySearchFunc(blocks, pa, func(b MemoryBlock, a uint64) int {
 		switch {
 		case b.Last() < a:
 			return -1
@@ -242,31 +304,51 @@ func (v *physView) block(pa uint64) (b MemoryBlock, ok bool) {
 	if !ok {
 		return b, false
 	}
-	return v.blocks[i], true
+	return blocks[i], true
 }
 
-// host is where QEMU says that it has the block. The monitor is asked once for
-// each, when it is first needed.
+// errMoved says that the machine's memory is laid out otherwise by now.
+var errMoved = errors.New("the machine's memory is laid out otherwise by now")
+
+// host is where QEMU says that it has the block. The monitor is asked once a look
+// for each, when it is first needed: memory may have been unplugged, and other
+// memory plugged in. The error is errMoved where that shows.
 func (v *physView) host(ctx context.Context, b MemoryBlock) (hostBlock, error) {
 	l, key := v.layout, blockKey{b.Start, b.Name}
-	l.mu.Lock()
-	host, known := l.hosts[key]
-	l.mu.Unlock()
+	v.now.Lock()
+	host, known := v.has[key]
+	v.now.Unlock()
 	if known {
 		return host, nil
 	}
-	text, err := v.ask(ctx, fmt.Sprintf("monitor gpa2hva %#x", b.Start))
-	if err != nil {
+	// The monitor answers for the system's view, which may not be the CPU's.
+	at := func(asked MemoryBlock) error {
+		text, err := v.ask(ctx, fmt.Sprintf("monitor gpa2hva %#x", asked.Start))
+		if name, addr, ok := HostAddress(text, asked.Start); err == nil && ok && (name == b.Name || b.Name == "") {
+			addr += b.Offset - asked.Offset
+			host = hostBlock{addr, l.holds(vm.Range{Start: addr, Size: b.Size})}
+		}
+		return err
+	}
+	if err := at(b); err != nil {
 		return host, err
 	}
-	// The monitor answers for the system's view, which may not be the CPU's.
-	if name, addr, ok := HostAddress(text, b.Start); ok && (name == b.Name || b.Name == "") {
-		host = hostBlock{addr, l.holds(vm.Range{Start: addr, Size: b.Size})}
+	if system, ok := elsewhere(v.plain, b); ok && host.addr == 0 {
+		if err := at(system); err != nil {
+			return host, err
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	before, known := l.hosts[key]
+	if !v.fresh && (known && before.addr != host.addr || host.addr == 0 || !host.held && l.maps != nil) {
+		return hostBlock{}, errMoved
+	}
 	l.hosts[key] = host
 	l.strange = l.strange || host.addr != 0 && !host.held
+	v.now.Lock()
+	defer v.now.Unlock()
+	v.has[key] = host
 	return host, nil
 }
 
@@ -274,7 +356,7 @@ func (v *physView) host(ctx context.Context, b MemoryBlock) (hostBlock, error) {
 // one block. The error says that there is none, or that nobody could be asked.
 func (v *physView) memory(ctx context.Context, pa uint64) (uint64, error) {
 	b, ok := v.block(pa)
-	if ok && v.blocks == nil {
+	if ok && (v.blocks == nil || !v.fresh && v.shadow.Contains(pa)) {
 		host, err := v.host(ctx, b)
 		if err != nil {
 			return 0, err
@@ -326,14 +408,15 @@ func (m *Machine) stranger() error {
 
 // hostRAM reads physical memory from QEMU's process, until it is closed.
 type hostRAM struct {
-	physView
+	*physView
 	*proc.Memory
 	m *Machine
 }
 
-// hostRAM is the memory that a CPU sees, out of QEMU's process. The error says
+// hostRAM is the memory that the CPU sees, out of QEMU's process. The error says
 // why it cannot be read there.
-func (m *Machine) hostRAM(cpu int) (*hostRAM, error) {
+func (l *look) hostRAM() (*hostRAM, error) {
+	m := l.m
 	switch {
 	case m.why != "":
 		return nil, errors.New(m.why)
@@ -342,9 +425,9 @@ func (m *Machine) hostRAM(cpu int) (*hostRAM, error) {
 	}
 	mem, err := proc.OpenMemory(m.peer.PID, proc.Options{})
 	if err != nil {
-		return nil, err
+		return nil, asLost(err)
 	}
-	return &hostRAM{m.see(cpu, m.g.Query), mem, m}, nil
+	return &hostRAM{l.see(m.g.Query), mem, m}, nil
 }
 
 // read reads from pa on, and makes no page of QEMU's process exist. n < len(p)
@@ -375,6 +458,7 @@ func (h *hostRAM) read(ctx context.Context, p []byte, pa uint64) (n int, err err
 			if errors.As(err, &whole) {
 				err = whole.Err
 			}
+			err = asLost(err)
 			return n, fmt.Errorf("read physical address %#x: %w", pa+uint64(n), err)
 		}
 	}

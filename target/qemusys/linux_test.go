@@ -40,8 +40,11 @@ func kernelFile(t testing.TB, name string) string {
 
 // goarch is the GOARCH of the programs that a kernel of kernelFile runs.
 func goarch(kernel string) string {
-	if strings.HasPrefix(kernel, "686") {
+	switch {
+	case strings.HasPrefix(kernel, "686"):
 		return "386"
+	case strings.HasPrefix(kernel, "armmp"):
+		return "arm"
 	}
 	return kernel
 }

@@ -18,20 +18,19 @@ import (
 // it is closed. Only RAM and ROM are read: a device may take being read for an
 // order.
 type physMemory struct {
-	physView
-	m   *Machine
-	cpu int
-	ram *hostRAM // nil where QEMU's process cannot be read
-	why error    // why it cannot
+	*physView
+	look *look
+	ram  *hostRAM // nil where QEMU's process cannot be read
+	why  error    // why it cannot
 
 	devices atomic.Bool // what is no memory was asked for, and not read
 }
 
-// physMemory is the memory that a CPU sees, out of QEMU's process where that
+// physMemory is the memory that the CPU sees, out of QEMU's process where that
 // can be read, else through the stub.
-func (m *Machine) physMemory(cpu int) *physMemory {
-	p := &physMemory{physView: m.see(cpu, m.g.Query), m: m, cpu: cpu}
-	p.ram, p.why = m.hostRAM(cpu)
+func (l *look) physMemory() *physMemory {
+	p := &physMemory{physView: l.see(l.m.g.Query), look: l}
+	p.ram, p.why = l.hostRAM()
 	return p
 }
 
@@ -86,7 +85,7 @@ func (m *physMemory) read(ctx context.Context, p []byte, where func(off uint64) 
 			return n, nil
 		}
 	}
-	err = m.m.inPhysicalMode(ctx, m.cpu, func(s *stubPhys) error {
+	err = m.look.inPhysicalMode(ctx, func(s *stubPhys) error {
 		var bad error
 		err := s.rounds(func(mem pt.Phys) error {
 			n, bad = 0, nil
@@ -104,7 +103,10 @@ func (m *physMemory) read(ctx context.Context, p []byte, where func(off uint64) 
 			}
 			return nil
 		})
-		return errors.Join(err, bad)
+		if err != nil {
+			return err
+		}
+		return bad
 	})
 	return n, err
 }
@@ -123,7 +125,7 @@ func (m *physMemory) Notes() (notes []string) {
 	case m.ram == nil:
 		notes = append(notes, "read through the stub, which is slow: "+m.why.Error())
 	case m.isStrange():
-		notes = append(notes, "read through the stub, which is slow: "+m.m.stranger().Error())
+		notes = append(notes, "read through the stub, which is slow: "+m.look.m.stranger().Error())
 	default:
 		notes = m.ram.Notes()
 	}
@@ -136,7 +138,6 @@ func (m *physMemory) Notes() (notes []string) {
 // kernelMemory is the memory of a CPU of a machine in QEMU by its page tables.
 type kernelMemory struct {
 	*physMemory
-	c     *cpu
 	flat  bool     // nothing is translated: addresses are physical
 	about []string // what is to be known of the addresses
 
@@ -185,9 +186,8 @@ func (m notedMemory) Notes() []string { return append(m.notes, m.Memory.Notes().
 
 // kernelMemory is the memory of the selected CPU by its tables.
 func (s *Source) kernelMemory(ctx context.Context) (*kernelMemory, error) {
-	// What lies below 1 MiB may be RAM now and ROM a moment ago.
-	m, c, res, err := s.walk(ctx, TableOptions{PTE: true}, true)
-	k := &kernelMemory{c: c, flat: errors.Is(err, pt.ErrPagingOff)}
+	l, res, err := s.walk(ctx, TableOptions{PTE: true}, true)
+	k := &kernelMemory{flat: errors.Is(err, pt.ErrPagingOff)}
 	switch {
 	case k.flat:
 		k.about = []string{flatNote(err)}
@@ -196,8 +196,8 @@ func (s *Source) kernelMemory(ctx context.Context) (*kernelMemory, error) {
 	default:
 		k.win, k.unread = windowOf(res, 0), unreadTables(res)
 	}
-	k.about = slices.Concat(k.about, c.notes, m.layout().hiddenNote(c.index))
-	k.physMemory = m.physMemory(c.index)
+	k.about = slices.Concat(k.about, l.c.notes, l.m.layout().hiddenNote(l.c.index))
+	k.physMemory = l.physMemory()
 	return k, nil
 }
 
@@ -256,8 +256,8 @@ func (k *kernelMemory) window(ctx context.Context, addr uint64) (window, error) 
 		return k.win, nil
 	}
 	var res *pt.Result
-	err := k.m.withPhys(ctx, k.c, func(mem pt.Phys) (err error) {
-		res, err = pt.Walk(ctx, mem, k.c.mmu, pt.Options{PTE: true, First: addr})
+	err := k.look.withPhys(ctx, func(mem pt.Phys) (err error) {
+		res, err = pt.Walk(ctx, mem, k.look.c.mmu, pt.Options{PTE: true, First: addr})
 		return err
 	})
 	if err == nil {
@@ -300,7 +300,9 @@ func (s *Source) Physical(ctx context.Context) (*Physical, error) {
 	if k.blocks == nil {
 		return nil, errors.Join(errors.New("QEMU is not asked over this connection where RAM is; start it with -gdb tcp:127.0.0.1:PORT"), k.Close())
 	}
-	p := &Physical{Memory: k.physMemory, Map: &vm.Map{Mappings: mappingsOf(k.blocks), AddressBits: 64, Notes: slices.Concat(k.about, k.unread)}}
+	p := &Physical{Memory: k.physMemory, Map: &vm.Map{
+		Mappings: mappingsOf(k.blocks), AddressBits: 64, From: machineOrigin(), Live: s.cfg.GDB.Live(), Notes: slices.Concat(k.about, k.unread),
+	}}
 	if k.flat {
 		p.MappedAt = func(pa uint64, limit int) ([]uint64, int) { return []uint64{pa}[:min(1, limit)], 1 }
 		return p, nil

@@ -63,7 +63,7 @@ func TestSearchMachine(t *testing.T) {
 	}
 	for _, only := range []bool{false, true} {
 		d.throughStub(only)
-		t.Run(fmt.Sprint("physicalOnly=", only), func(t *testing.T) {
+		t.Run(fmt.Sprint("through the stub ", only), func(t *testing.T) {
 			mem, err := d.Memory(d.Ctx)
 			if err != nil {
 				t.Fatal(err)

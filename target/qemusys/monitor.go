@@ -26,16 +26,13 @@ const (
 
 // monitorMap is the map that QEMU's monitor makes of the page tables.
 func (s *Source) monitorMap(ctx context.Context) (*vm.Map, error) {
-	m, err := s.machine(ctx)
+	l, err := s.look(ctx, nil, false)
 	if err != nil {
 		return nil, err
 	}
+	m, c := l.m, l.c
 	if m.peer.Lines < anyLines { // QEMU and GDB would wait for each other for ever
 		return nil, errors.New("QEMU's monitor is asked for long output only over TCP, or as root; start QEMU with -gdb tcp:127.0.0.1:PORT")
-	}
-	c, err := s.cpu(ctx, m, nil)
-	if err != nil {
-		return nil, err
 	}
 	bits := 64
 	if x, ok := c.mmu.(pt.X86); ok {
@@ -64,7 +61,7 @@ func (s *Source) monitorMap(ctx context.Context) (*vm.Map, error) {
 	case strings.HasPrefix(text, "unknown command"):
 		return nil, errors.New("QEMU's monitor has no info mem for this architecture; set kernel-vmmap page-tables")
 	case strings.HasPrefix(text, "PG disabled"), strings.HasPrefix(text, "No translation or protection"):
-		return m.physicalMap(c, pt.ErrPagingOff), nil
+		return l.physicalMap(pt.ErrPagingOff), nil
 	}
 	ms, ok, err := ParseMonitorMem(text)
 	if err != nil {

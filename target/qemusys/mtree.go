@@ -36,7 +36,7 @@ type MemoryBlock struct {
 //	  0000000000100000-00000000bfffffff (prio 0, ram): pc.ram @0000000000100000
 //
 // Device memory is left out, and what has no form that is known. The blocks are
-// sorted and do not overlap. The error is a *ParseError.
+// sorted and do not overlap. The error is a *vm.ParseError.
 func ParseMtree(text string) ([]FlatView, error) {
 	var views []FlatView
 	n := 0
@@ -131,7 +131,7 @@ func HostAddress(text string, pa uint64) (name string, host uint64, ok bool) {
 //	ffffffff80000000 0000000080200000 0000000000200000 r-x--ad
 //
 // ok is false where nothing in the text is of either form. The mappings are
-// sorted. The error is a *ParseError.
+// sorted. The error is a *vm.ParseError.
 func ParseMonitorMem(text string) (ms []vm.Mapping, ok bool, err error) {
 	n := 0
 	for line := range strings.Lines(text) {

@@ -1,6 +1,7 @@
 package qemusys
 
 import (
+	"errors"
 	"math"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +31,7 @@ func FindPeer(gdbPID int, c gdb.Connection) (Peer, error) {
 	switch {
 	case !found.Unix:
 		lines = anyLines
-	case err != nil && sockets > 1: // it is not known which of them it is
+	case err != nil && (sockets > 1 || !errors.Is(err, proc.ErrNoPeer)): // it is not known to be the one
 		lines = noLines
 	}
 	return Peer{PID: found.PID, Lines: lines}, err

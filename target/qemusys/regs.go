@@ -18,7 +18,9 @@ const (
 	archOther machineArch = iota
 	archX86
 	archARM64
+	archARM32
 	archRISCV
+	archFlat // nothing is translated
 )
 
 // describeCPU asks GDB which registers the stub has described.
@@ -29,10 +31,16 @@ func (m *Machine) describeCPU(ctx context.Context) error {
 	}
 	m.registers = res.Strings("register-names")
 	switch {
-	case m.has("cr3"):
+	case m.has("cr3") && m.has("efer"): // s390x has a cr3, too
 		m.arch, m.wide = archX86, m.has("rax")
-	case m.has("TTBR0_EL1"):
+	case m.has("TCR_EL1"):
 		m.arch, m.wide = archARM64, true
+	case m.has("TTBCR") && m.has("SCTLR"):
+		m.arch = archARM32
+	case m.has("MPUIR"):
+		m.arch, m.flat = archFlat, "the CPU has a memory protection unit, which translates nothing"
+	case m.has("xpsr"):
+		m.arch, m.flat = archFlat, "the CPU is one of ARM's M profile, which translates nothing"
 	case m.has("satp"):
 		size, err := m.registersOf(ctx, "sizeof($satp)")
 		if err != nil {
@@ -48,10 +56,21 @@ func (m *Machine) has(name string) bool { return slices.Contains(m.registers, na
 
 // cpu is the selected CPU of a machine.
 type cpu struct {
-	index int // QEMU's cpu_index, 0 where all CPUs see the same memory
-	mmu   pt.MMU
-	root  uint64 // the register of the CPU's own (lower) root table
-	notes []string
+	number int  // QEMU's cpu_index
+	index  int  // the same, but 0 where all CPUs see the same memory
+	smm    bool // it is in system management mode, which sees other memory
+	pc     uint64
+	mmu    pt.MMU
+	root   uint64 // the register of the CPU's own (lower) root table
+	notes  []string
+}
+
+// space is the name of the address space that the CPU sees.
+func (c *cpu) space() string {
+	if c.smm {
+		return smmSpace(c.index)
+	}
+	return cpuSpace(c.index)
 }
 
 // cpuIndex is QEMU's cpu_index of the CPU that the selected thread stands for:
@@ -65,90 +84,129 @@ func (s *Source) cpuIndex() int {
 
 // cpu reads the registers of the selected thread, which stands for a CPU.
 func (s *Source) cpu(ctx context.Context, m *Machine, root *uint64) (*cpu, error) {
-	c := &cpu{}
+	c := &cpu{number: s.cpuIndex()}
 	if !m.layout().uniform() {
-		c.index = s.cpuIndex()
+		c.index = c.number
 	}
-	switch m.arch {
-	case archX86:
-		// GDB casts flag registers only to integers of their own size, which is
-		// that of a long.
-		v, err := m.registersOf(ctx, "(unsigned long)$cr0", "(unsigned long)$cr3", "(unsigned long)$cr4", "(unsigned long)$efer")
-		if err != nil {
-			return nil, err
-		}
-		x := pt.X86{CR0: v[0], CR3: v[1], CR4: v[2], EFER: v[3]}
-		if root != nil {
-			x = x.WithRoot(*root)
-		}
-		c.mmu, c.root = x, x.CR3
-	case archARM64:
-		v, err := m.armRegisters(ctx)
-		if err != nil {
-			return nil, err
-		}
-		a, note, err := armRegime(v)
-		if err != nil {
-			return nil, err
-		}
-		if root != nil {
-			a = a.WithRoot(*root, false)
-		}
-		c.mmu, c.root = a, a.TTBR0
-		if note != "" {
-			c.notes = append(c.notes, note)
-		}
-	case archRISCV:
-		exprs := []string{"$satp", "$priv"}
-		if m.has("menvcfg") {
-			exprs = append(exprs, "$menvcfg")
-		}
-		v, err := m.registersOf(ctx, exprs...)
-		if err != nil {
-			return nil, err
-		}
-		r := pt.RISCV{SATP: v[0], XLEN: 32}
-		if m.wide {
-			r.XLEN = 64
-		}
-		// menvcfg.PBMTE (Privileged Architecture, "Machine Environment
-		// Configuration Register").
-		r.NoSvpbmt = len(v) > 2 && v[2]>>62&1 == 0
-		if root != nil {
-			r = r.WithRoot(*root)
-		}
-		c.mmu, c.root = r, r.SATP
-		if v[1] == 3 && r.SATP != 0 {
-			c.notes = append(c.notes, "the hart is in M-mode, which translates nothing; shown are the tables of satp")
-		}
-	default:
-		return nil, fmt.Errorf("page tables of this architecture are not known to dbgsh; it knows those of x86, aarch64 and riscv")
+	set, err := m.set()
+	if err != nil {
+		return nil, err
+	}
+	// GDB is not told when somebody else runs the machine.
+	was, known, err := m.g.Refresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v, err := m.registersOf(ctx, append(set.exprs, "$pc")...)
+	if err != nil {
+		return nil, err
+	}
+	c.pc = v[len(v)-1]
+	if known && was != c.pc {
+		c.notes = append(c.notes, "the CPU was not where GDB had it: the machine ran or was reset without GDB being told (QEMU's stub pauses a machine that runs when GDB asks)")
+	}
+	byName := map[string]uint64{}
+	for i, name := range set.names {
+		byName[name] = v[i]
+	}
+	var note string
+	if c.mmu, c.root, note, err = set.mmu(byName); err != nil {
+		return nil, err
+	}
+	if note != "" {
+		c.notes = append(c.notes, note)
+	}
+	if root != nil {
+		c.mmu = withRoot(c.mmu, *root, 0)
 	}
 	return c, nil
 }
 
-// armRegisters is what of an aarch64 CPU's registers decides about translation,
-// as far as the stub has described it, by the names in the manual.
-func (m *Machine) armRegisters(ctx context.Context) (map[string]uint64, error) {
-	names := []string{"TTBR0_EL1", "TTBR1_EL1", "TCR_EL1", "SCTLR_EL1", "cpsr"}
-	exprs := []string{"$TTBR0_EL1", "$TTBR1_EL1", "$TCR_EL1", "$SCTLR_EL1", "$cpsr"}
-	if m.has("SCTLR") { // in QEMU 7.2 as on ARMv7
-		exprs[3] = "$SCTLR"
-	}
-	for _, n := range []string{"ID_AA64MMFR0_EL1", "HCR_EL2", "TTBR0_EL2", "TTBR1_EL2", "TCR_EL2", "SCTLR_EL2", "SCTLR_EL3", "SCR_EL3"} {
-		if m.has(n) {
-			names, exprs = append(names, n), append(exprs, "$"+n)
+// registerSet is what of a CPU's registers decides about translation.
+type registerSet struct {
+	names, exprs []string
+	// mmu is the set-up that values of the registers stand for, and what the
+	// register of the (lower) root table holds, with a note where it is not the
+	// one that the CPU is in.
+	mmu func(v map[string]uint64) (m pt.MMU, root uint64, note string, err error)
+}
+
+// add adds a register by the name that the manual has, and GDB's expression.
+func (r *registerSet) add(name, expr string) {
+	r.names, r.exprs = append(r.names, name), append(r.exprs, expr)
+}
+
+// set is the set for the machine's CPUs, as far as the stub has described it.
+func (m *Machine) set() (*registerSet, error) {
+	r := &registerSet{}
+	switch m.arch {
+	case archX86:
+		// GDB casts flag registers only to integers of their own size, which is
+		// that of a long.
+		for _, n := range []string{"cr0", "cr3", "cr4", "efer"} {
+			r.add(n, "(unsigned long)$"+n)
 		}
+		r.mmu = func(v map[string]uint64) (pt.MMU, uint64, string, error) {
+			return pt.X86{CR0: v["cr0"], CR3: v["cr3"], CR4: v["cr4"], EFER: v["efer"]}, v["cr3"], "", nil
+		}
+	case archARM64:
+		for _, n := range []string{"TTBR0_EL1", "TTBR1_EL1", "TCR_EL1"} {
+			r.add(n, "$"+n)
+		}
+		if m.has("SCTLR") { // in QEMU 7.2 as on ARMv7
+			r.add("SCTLR_EL1", "$SCTLR")
+		} else {
+			r.add("SCTLR_EL1", "$SCTLR_EL1")
+		}
+		r.add("cpsr", "$cpsr")
+		for _, n := range []string{"ID_AA64MMFR0_EL1", "HCR_EL2", "TTBR0_EL2", "TTBR1_EL2", "TCR_EL2", "SCTLR_EL2", "SCTLR_EL3", "SCR_EL3"} {
+			if m.has(n) {
+				r.add(n, "$"+n)
+			}
+		}
+		r.mmu = func(v map[string]uint64) (pt.MMU, uint64, string, error) {
+			a, note, err := armRegime(v)
+			return a, a.TTBR0, note, err
+		}
+	case archARM32:
+		r.add("cpsr", "$cpsr")
+		for _, n := range []string{"TTBCR", "SCTLR", "DACR", "TTBR0_EL1", "TTBR1_EL1", "TTBR0", "TTBR1", "ID_MMFR0", "SCR", "HCR", "SCTLR_EL2"} {
+			for _, name := range []string{n, n + secureBank} {
+				if m.has(name) {
+					r.add(name, "$"+name)
+				}
+			}
+		}
+		r.mmu = func(v map[string]uint64) (pt.MMU, uint64, string, error) {
+			a, note, err := arm32Regime(v)
+			return a, a.TTBR0, note, err
+		}
+	case archFlat:
+		r.mmu = func(map[string]uint64) (pt.MMU, uint64, string, error) { return pt.Flat{Why: m.flat}, 0, "", nil }
+	case archRISCV:
+		r.add("satp", "$satp")
+		r.add("priv", "$priv")
+		if m.has("menvcfg") {
+			r.add("menvcfg", "$menvcfg")
+		}
+		r.mmu = func(v map[string]uint64) (_ pt.MMU, root uint64, note string, err error) {
+			c := pt.RISCV{SATP: v["satp"], XLEN: 32}
+			if m.wide {
+				c.XLEN = 64
+			}
+			// menvcfg.PBMTE (Privileged Architecture, "Machine Environment
+			// Configuration Register").
+			menvcfg, known := v["menvcfg"]
+			c.NoSvpbmt = known && menvcfg>>62&1 == 0
+			if v["priv"] == 3 && c.SATP != 0 {
+				note = "the hart is in M-mode, which translates nothing; shown are the tables of satp"
+			}
+			return c, c.SATP, note, nil
+		}
+	default:
+		return nil, errors.New("page tables of this architecture are not known to dbgsh; it knows those of x86, aarch64, arm and riscv")
 	}
-	list, err := m.registersOf(ctx, exprs...)
-	if err != nil {
-		return nil, err
-	}
-	v := map[string]uint64{}
-	for i, n := range names {
-		v[n] = list[i]
-	}
-	return v, nil
+	return r, nil
 }
 
 // armRegime is the translation regime that an aarch64 CPU is in, or the EL1&0
@@ -165,6 +223,7 @@ func armRegime(v map[string]uint64) (a pt.ARM64, note string, err error) {
 		a.PhysBits = [16]int{32, 36, 40, 42, 44, 48, 52, 56}[mmfr0&15] // PARange
 	}
 	el, hcr := int(v["cpsr"]>>2&3), v["HCR_EL2"] // PSTATE.EL
+	a.PAN = v["cpsr"]>>22&1 != 0
 	if scr, ok := v["SCR_EL3"]; ok && scr&(scrNS|scrEEL2) == 0 {
 		hcr = 0 // the secure state has no EL2
 	}
@@ -191,11 +250,67 @@ func armRegime(v map[string]uint64) (a pt.ARM64, note string, err error) {
 	return a, note, nil
 }
 
-// withUpper is the CPU's set-up with another root for the addresses of the
-// upper half, which on aarch64 have a root of their own.
-func withUpper(mmu pt.MMU, root uint64) pt.MMU {
-	if a, ok := mmu.(pt.ARM64); ok {
-		return a.WithRoot(root, true)
+// secureBank ends the names of registers as the secure state has them (QEMU's
+// target/arm/helper.c, add_cpreg_to_hashtable).
+const secureBank = "_S"
+
+// arm32Regime is the PL1&0 translation regime of a CPU of 32 bits, in the security
+// state that it is in, with a note where the CPU is above. The error says why its
+// tables are none to be walked (ARM Architecture Reference Manual, DDI 0406C, B3.1
+// "About the VMSA", and the descriptions of the registers).
+func arm32Regime(v map[string]uint64) (a pt.ARM32, note string, err error) {
+	const (
+		modeMonitor, modeHyp = 0x16, 0x1a
+		hcrVM, hcrDC, hcrTGE = 1 << 0, 1 << 12, 1 << 27
+		sctlrM               = 1 << 0
+		ttbcrEAE             = 1 << 31
+	)
+	mode := v["cpsr"] & 31
+	scr, secure := v["SCR"]
+	secure = secure && (scr&1 == 0 || mode == modeMonitor) // NS
+	get := func(name string) uint64 {
+		if own, ok := v[name+secureBank]; ok && secure {
+			return own
+		}
+		return v[name]
+	}
+	a.TTBCR, a.SCTLR, a.DACR = uint32(get("TTBCR")), uint32(get("SCTLR")), uint32(get("DACR"))
+	a.TTBR0, a.TTBR1 = get("TTBR0_EL1"), get("TTBR1_EL1")
+	if a.TTBCR&ttbcrEAE != 0 { // registers of 64 bits
+		a.TTBR0, a.TTBR1 = get("TTBR0"), get("TTBR1")
+	}
+	a.PXN = get("ID_MMFR0")&15 >= 4 // VMSA support
+	hcr := v["HCR"]
+	if secure {
+		hcr = 0
+	}
+	switch {
+	case mode == modeHyp && a.SCTLR&sctlrM == 0:
+		if sctlr, ok := v["SCTLR_EL2"]; !ok || sctlr&sctlrM != 0 {
+			return a, "", errors.New("the CPU is in Hyp mode, whose tables dbgsh does not walk")
+		}
+	case hcr&(hcrVM|hcrDC) != 0:
+		return a, "", errors.New("stage 2 is on (HCR.VM or DC is 1), so that the tables of PL1 hold intermediate physical addresses; dbgsh does not walk stage 2")
+	case mode == modeHyp:
+		note = "the CPU is in Hyp mode; shown are the tables of PL1 and PL0"
+	case hcr&hcrTGE != 0:
+		return a, "", errors.New("HCR.TGE is 1, so that nothing is translated at PL0")
+	}
+	return a, note, nil
+}
+
+// withRoot is the CPU's set-up with another root table for an address, or for all
+// that go by the same one: on ARM upper addresses may have a root of their own.
+func withRoot(mmu pt.MMU, root, va uint64) pt.MMU {
+	switch c := mmu.(type) {
+	case pt.X86:
+		return c.WithRoot(root)
+	case pt.ARM64:
+		return c.WithRoot(root, va>>55&1 != 0) // also of tagged addresses
+	case pt.ARM32:
+		return c.WithRoot(root, c.Upper(va))
+	case pt.RISCV:
+		return c.WithRoot(root)
 	}
 	return mmu
 }

@@ -28,6 +28,7 @@ type Config struct {
 	GDB      *gdb.GDB
 	Conn     gdb.Connection
 	Inferior int    // as GDB counts them
+	Process  int    // which of the stub's it is: QEMU's clusters of CPUs count as such
 	Thread   string // the selected one's number, which stands for a CPU, as the stub says
 	Wish     Wish   // where the map is to be read from
 	Machines *Machines
@@ -37,36 +38,63 @@ type Config struct {
 	Declared func(ctx context.Context) (*vm.Map, error)
 }
 
-// Source is what is known of a machine in QEMU, as its selected CPU sees it,
-// until it next changes. Its methods may be called from several goroutines.
-type Source struct {
-	cfg   Config
-	fresh atomic.Bool // the layout was asked for since the machine last changed
+// Source is a machine in QEMU as its selected CPU sees it. Others may run, stop,
+// reset or load it at any time without GDB being told, so that each look at it
+// begins with the CPU's registers, and nothing is kept for the next one but what
+// that can tell to be of no use any more. Its methods may be called from several
+// goroutines.
+//
+// QEMU's stub pauses a machine that runs as soon as it is asked for anything
+// (gdbstub.c, gdb_read_byte), its run state included: there is no looking at one
+// that another monitor has set running.
+type Source struct{ cfg Config }
+
+// New is the source for a machine.
+func New(cfg Config) *Source { return &Source{cfg} }
+
+// look is one look at the machine.
+type look struct {
+	m       *Machine
+	c       *cpu
+	fresh   bool        // the layout was asked for in this look
+	smm     bool        // whether the CPU is in system management mode has been asked
+	special atomic.Bool // memory was met that a CPU sees otherwise in that mode
 }
 
-// New is the source for a machine as it is now.
-func New(cfg Config) *Source { return &Source{cfg: cfg} }
-
-// machine is the machine behind the connection.
-func (s *Source) machine(ctx context.Context) (*Machine, error) {
+// look begins a look, at the tables of another root where root is not nil; anew
+// says that the layout is to be asked for first.
+func (s *Source) look(ctx context.Context, root *uint64, anew bool) (*look, error) {
 	m, fresh, err := s.cfg.Machines.machine(ctx, &s.cfg)
-	if fresh {
-		s.fresh.Store(true)
+	if err != nil {
+		return nil, err
 	}
-	return m, err
+	l := &look{m: m, fresh: fresh}
+	if anew && !fresh {
+		if err := l.layOut(ctx); err != nil {
+			return nil, err
+		}
+	}
+	l.c, err = s.cpu(ctx, m, root)
+	return l, err
 }
 
 // layOut asks anew where the machine's memory is.
-func (s *Source) layOut(ctx context.Context, m *Machine) error {
-	err := m.layOut(ctx)
-	s.fresh.Store(err == nil)
+func (l *look) layOut(ctx context.Context) error {
+	err := l.m.layOut(ctx)
+	l.fresh = err == nil
+	return err
+}
+
+// Refresh has GDB read registers anew with which it is asked next.
+func (s *Source) Refresh(ctx context.Context) error {
+	_, _, err := s.cfg.GDB.Refresh(ctx)
 	return err
 }
 
 // TableOptions say what of the page tables to show.
 type TableOptions struct {
 	// Root is the physical address of another root table than the selected
-	// CPU's, nil for none; on aarch64 that of the lower addresses.
+	// CPU's, nil for none; on arm and aarch64 that of the lower addresses.
 	Root *uint64
 	// PTE asks for a mapping for each physically contiguous run of pages of one
 	// size, with equal flags.
@@ -108,27 +136,28 @@ func (s *Source) Map(ctx context.Context) (*vm.Map, error) {
 
 // final reports whether an error leaves nothing else to try.
 func final(ctx context.Context, err error) bool {
-	var gone *gdb.LostError
-	return ctx.Err() != nil || errors.As(err, &gone)
+	return ctx.Err() != nil || lostIn(err) != nil
 }
 
 // PageTables is the map that the page tables of the selected CPU make.
 func (s *Source) PageTables(ctx context.Context, o TableOptions) (*vm.Map, error) {
-	m, c, res, err := s.walk(ctx, o, false)
+	l, res, err := s.walk(ctx, o, false)
 	switch {
 	case errors.Is(err, pt.ErrPagingOff) && o.Root == nil:
-		return m.physicalMap(c, err), nil
+		return l.physicalMap(err), nil
 	case err != nil:
 		return nil, err
 	case o.Root != nil && res.Unread > 0 && res.Unreadable[0].Table == *o.Root:
 		return nil, res.Unreadable[0]
 	}
-	out := mapOf(c, res, o.PTE)
+	m := l.m
+	out := mapOf(l.c, res, o.PTE)
+	out.Live = s.cfg.GDB.Live()
 	lay := m.layout()
 	if out.AddressBits == 64 {
-		m.arch.nameRegions(out.Mappings, lay.view(c.index))
+		m.arch.nameRegions(out.Mappings, lay.view(l.c.space()))
 	}
-	out.Notes = append(out.Notes, lay.hiddenNote(c.index)...)
+	out.Notes = append(out.Notes, lay.hiddenNote(l.c.index)...)
 	if m.physMode.Load() {
 		mode, err := m.g.Packet(ctx, "qqemu.PhyMemMode")
 		if err != nil {
@@ -141,53 +170,83 @@ func (s *Source) PageTables(ctx context.Context, o TableOptions) (*vm.Map, error
 	return out, nil
 }
 
-// walk walks the tables of the selected CPU. With pt.ErrPagingOff the machine
-// and the CPU come as well. Memory may have been added to the machine, or have
-// become what it was not, since it was laid out: where that would show, the
-// layout is asked for again, and before the walk where anew says so.
-func (s *Source) walk(ctx context.Context, o TableOptions, anew bool) (m *Machine, c *cpu, res *pt.Result, err error) {
-	if m, err = s.machine(ctx); err != nil {
-		return nil, nil, nil, err
+// walk walks the tables of the selected CPU. With pt.ErrPagingOff the look comes
+// as well. Memory may have been added to the machine, or have become what it was
+// not, since it was laid out: where that would show, the layout is asked for
+// again, and before the walk where anew says so.
+func (s *Source) walk(ctx context.Context, o TableOptions, anew bool) (l *look, res *pt.Result, err error) {
+	if l, err = s.look(ctx, o.Root, anew); err != nil {
+		return nil, nil, err
 	}
-	if anew && !s.fresh.Load() {
-		if err := s.layOut(ctx, m); err != nil {
-			return nil, nil, nil, err
-		}
-	}
-	if c, err = s.cpu(ctx, m, o.Root); err != nil {
-		return nil, nil, nil, err
-	}
-	for {
-		err = m.withPhys(ctx, c, func(mem pt.Phys) error {
-			res, err = pt.Walk(ctx, mem, c.mmu, pt.Options{PTE: o.PTE})
-			return err
-		})
-		if s.fresh.Load() || err == nil && res.Unread == 0 || err != nil && !errors.Is(err, pt.ErrPagingOff) {
-			break
-		}
-		if err := s.layOut(ctx, m); err != nil {
-			return nil, nil, nil, err
-		}
-	}
+	err = l.until(ctx, func(mem pt.Phys) (whole bool, err error) {
+		res, err = pt.Walk(ctx, mem, l.c.mmu, pt.Options{PTE: o.PTE})
+		return err == nil && res.Unread == 0, err
+	})
 	if err == nil {
 		err = gone(res)
 	}
-	return m, c, res, err
+	return l, res, err
+}
+
+// until runs f on the physical memory that the CPU sees, as withPhys does, and
+// again where f has not found all that it should, since the machine's memory may
+// be laid out otherwise by now, or where the CPU turns out to see another.
+func (l *look) until(ctx context.Context, f func(pt.Phys) (whole bool, err error)) error {
+	for {
+		whole := false
+		err := l.withPhys(ctx, func(mem pt.Phys) (err error) {
+			l.meetCode(mem)
+			whole, err = f(mem)
+			return err
+		})
+		off := errors.Is(err, pt.ErrPagingOff)
+		if err != nil && !off {
+			return err
+		}
+		if managed, err := l.inSMM(ctx, !whole); err != nil {
+			return err
+		} else if managed {
+			continue
+		}
+		if whole || l.fresh {
+			return err
+		}
+		if err := l.layOut(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // gone is the error for a walk in the middle of which QEMU ended.
 func gone(res *pt.Result) error {
-	if res.Unread == 0 || !errors.Is(res.Unreadable[0].Err, vm.ErrProcessGone) {
+	if res.Unread == 0 {
 		return nil
 	}
-	return &gdb.LostError{What: "QEMU", Reason: res.Unreadable[0].Err.Error()}
+	return lostIn(res.Unreadable[0].Err)
 }
 
-// withPhys runs f on the physical memory that a CPU sees: QEMU's own, or where
+// lostIn is the *gdb.LostError in an error, nil where there is none.
+func lostIn(err error) error {
+	var lost *gdb.LostError
+	if !errors.As(err, &lost) {
+		return nil
+	}
+	return lost
+}
+
+// asLost turns what means that QEMU's process has ended into a *gdb.LostError.
+func asLost(err error) error {
+	if errors.Is(err, vm.ErrProcessGone) && lostIn(err) == nil {
+		return &gdb.LostError{What: "QEMU", Reason: err.Error()}
+	}
+	return err
+}
+
+// withPhys runs f on the physical memory that the CPU sees: QEMU's own, or where
 // that cannot be read the stub's. It may run f several times; only the last one
 // counts, and f fails only where it would fail on any memory.
-func (m *Machine) withPhys(ctx context.Context, c *cpu, f func(pt.Phys) error) error {
-	ram, err := m.hostRAM(c.index)
+func (l *look) withPhys(ctx context.Context, f func(pt.Phys) error) error {
+	ram, err := l.hostRAM()
 	if err == nil {
 		err = errors.Join(f(newRAMPhys(ctx, ram)), ram.Close())
 		if !ram.isStrange() {
@@ -200,46 +259,33 @@ func (m *Machine) withPhys(ctx context.Context, c *cpu, f func(pt.Phys) error) e
 	if final(ctx, err) {
 		return err
 	}
-	return m.inPhysicalMode(ctx, c.index, func(s *stubPhys) error { return s.rounds(f) })
+	return l.inPhysicalMode(ctx, func(s *stubPhys) error { return s.rounds(f) })
 }
 
 // PageWalk follows an address through the page tables of the selected CPU, or
-// through those of another root, the address's own half's on aarch64. The error
-// wraps pt.ErrPagingOff where nothing is translated.
+// through those of another root, the address's own half's on ARM. The error wraps
+// pt.ErrPagingOff where nothing is translated.
 func (s *Source) PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error) {
-	m, err := s.machine(ctx)
+	l, err := s.look(ctx, nil, false)
 	if err != nil {
 		return nil, err
 	}
-	upper := m.arch == archARM64 && addr>>55&1 != 0 // the bit that chooses the root, also of tagged addresses
-	own := root
-	if upper {
-		own = nil
+	if root != nil {
+		l.c.mmu = withRoot(l.c.mmu, *root, addr)
 	}
-	c, err := s.cpu(ctx, m, own)
+	var path *pt.Path
+	err = l.until(ctx, func(mem pt.Phys) (whole bool, err error) {
+		path, err = pt.Translate(mem, l.c.mmu, addr)
+		return err == nil && path.End != pt.NotReadable, err
+	})
+	if err == nil {
+		err = lostIn(path.Err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if root != nil && upper {
-		c.mmu = withUpper(c.mmu, *root)
-	}
-	for {
-		var path *pt.Path
-		err = m.withPhys(ctx, c, func(mem pt.Phys) error {
-			path, err = pt.Translate(mem, c.mmu, addr)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-		if s.fresh.Load() || path.End != pt.NotReadable {
-			path.Notes = slices.Concat(c.notes, path.Notes)
-			return path, nil
-		}
-		if err := s.layOut(ctx, m); err != nil {
-			return nil, err
-		}
-	}
+	path.Notes = slices.Concat(l.c.notes, path.Notes)
+	return path, nil
 }
 
 // mapOf is what a walk found as a map; pte says that it kept pages apart.
@@ -293,10 +339,10 @@ func permOf(a pt.Access) vm.Perm {
 func flatNote(why error) string { return why.Error() + "; addresses are physical ones" }
 
 // physicalMap is the memory of a machine whose CPU translates nothing; why says so.
-func (m *Machine) physicalMap(c *cpu, why error) *vm.Map {
-	lay := m.layout()
-	blocks := lay.view(c.index)
-	out := &vm.Map{AddressBits: 64, Mappings: mappingsOf(blocks), From: vm.Origin{Source: vm.SourceMachine, Place: "info mtree of QEMU's monitor"}, Notes: append([]string{flatNote(why)}, c.notes...)}
+func (l *look) physicalMap(why error) *vm.Map {
+	lay, c := l.m.layout(), l.c
+	blocks := lay.view(c.space())
+	out := &vm.Map{AddressBits: 64, Mappings: mappingsOf(blocks), From: machineOrigin(), Notes: append([]string{flatNote(why)}, c.notes...)}
 	if len(blocks) == 0 {
 		out.Partial = append(out.Partial, vm.Lack{Of: vm.LackMappings, Why: "QEMU is not asked over this connection where RAM is; over TCP it is"})
 	}
@@ -305,6 +351,11 @@ func (m *Machine) physicalMap(c *cpu, why error) *vm.Map {
 		out.Notes = append(out.Notes, "the CPU is in real mode: $pc and $sp are offsets into segments, whose bases are not added")
 	}
 	return out
+}
+
+// machineOrigin is where the layout of physical memory is read.
+func machineOrigin() vm.Origin {
+	return vm.Origin{Source: vm.SourceMachine, Place: "info mtree of QEMU's monitor"}
 }
 
 // mappingsOf is memory as a map shows it.
@@ -320,30 +371,22 @@ func mappingsOf(blocks []MemoryBlock) []vm.Mapping {
 	return ms
 }
 
-// Describe says where the map of the machine is read from. A machine has no
-// process id.
-func (s *Source) Describe(ctx context.Context) (pid int, from string) {
-	switch s.cfg.Wish {
-	case Monitor:
-		return 0, "info mem of QEMU's monitor"
-	case None:
-		return 0, "what the stub and the program's file declare"
+// Describe says where a map of the machine is from, and how its tables are read.
+func (s *Source) Describe(ctx context.Context, m *vm.Map) string {
+	if m.From.Source != vm.SourcePageTables {
+		return m.From.String()
 	}
-	m, err := s.machine(ctx)
+	l, err := s.look(ctx, nil, false)
 	if err != nil {
-		return 0, "nothing: " + err.Error()
+		return "nothing: " + err.Error()
 	}
-	c, err := s.cpu(ctx, m, nil)
-	if err != nil {
-		return 0, "nothing: " + err.Error()
-	}
-	from = fmt.Sprintf("page tables of CPU %d, root register %#x, ", s.cpuIndex(), c.root)
-	ram, err := m.hostRAM(c.index)
+	from := fmt.Sprintf("page tables of CPU %d, root register %#x, ", s.cpuIndex(), l.c.root)
+	ram, err := l.hostRAM()
 	if err == nil {
 		err = ram.Close()
 	}
 	if err != nil {
-		return 0, from + "read through the stub: " + err.Error()
+		return from + "read through the stub: " + err.Error()
 	}
-	return 0, from + fmt.Sprintf("read from QEMU's process %d", m.peer.PID)
+	return from + fmt.Sprintf("read from QEMU's process %d", l.m.peer.PID)
 }

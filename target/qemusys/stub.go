@@ -20,7 +20,7 @@ import (
 // Pages are fetched many at a time, since an answer of GDB's costs more than
 // the bytes in it.
 type stubPhys struct {
-	physView
+	*physView
 	m    *Machine
 	turn gdb.Turn
 	ctx  context.Context
@@ -53,14 +53,15 @@ const stillPhysical = `the stub may still take addresses as physical ones: "main
 // inPhysicalMode runs f while the stub takes addresses as physical ones
 // (QEMU's Qqemu.PhyMemMode). Nothing else talks to GDB meanwhile. The mode is
 // set back whatever happens; ctx ends f between two packets.
-func (m *Machine) inPhysicalMode(ctx context.Context, cpu int, f func(*stubPhys) error) (err error) {
+func (l *look) inPhysicalMode(ctx context.Context, f func(*stubPhys) error) (err error) {
+	m := l.m
 	turn, err := m.g.Turn(ctx)
 	if err != nil {
 		return err
 	}
 	defer turn.Release()
 	s := &stubPhys{m: m, turn: turn, ctx: ctx, batch: 1, pages: map[uint64][]byte{}, bad: map[uint64]error{}, missing: map[uint64]bool{}}
-	s.physView = m.see(cpu, func(_ context.Context, line string) (string, error) { return s.console(line) })
+	s.physView = l.see(func(_ context.Context, line string) (string, error) { return s.console(line) })
 	was, err := s.packet("qqemu.PhyMemMode")
 	if err != nil {
 		return err
@@ -78,10 +79,13 @@ func (m *Machine) inPhysicalMode(ctx context.Context, cpu int, f func(*stubPhys)
 			return
 		}
 		m.physMode.Store(true)
+		if err == nil {
+			err = back
+		}
 		var lost *gdb.LostError
 		switch {
 		case errors.As(err, &lost) && lost.What != "GDB": // so is the mode
-		case err == nil:
+		case err == back:
 			err = fmt.Errorf("%w; %s", back, stillPhysical)
 		default:
 			err = fmt.Errorf("%w; %w; %s", err, back, stillPhysical)
@@ -157,6 +161,8 @@ func (s *stubPhys) fetch() error {
 			return errors.Join(context.Cause(s.ctx), err)
 		case err == nil && n < guestPage:
 			err = notRAM(pa + n)
+		case err == nil && s.hidden(pa):
+			err = &hiddenError{pa}
 		}
 		if err != nil {
 			s.bad[pa] = err
@@ -194,6 +200,16 @@ func (s *stubPhys) fetch() error {
 		s.batch = int(min(physBatch, max(1, physTime/max(1, took))))
 	}
 	return nil
+}
+
+// hidden reports whether the page at pa is memory that the system does not see.
+func (s *stubPhys) hidden(pa uint64) bool {
+	if s.plain == nil {
+		return false
+	}
+	own, _ := blockAt(s.blocks, pa)
+	system, ok := blockAt(s.plain, pa)
+	return !ok || system.Name != own.Name
 }
 
 // readBatch reads pages with one command; ok is false where GDB will not. The

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ type debuggee struct {
 	stub     bool // QEMU's process is not to be seen
 	lines    *int // how many lines of the monitor get through, nil for as many as do
 	machines *Machines
+	talk     *talk
 
 	source *Source
 	made   state // what the source was made for
@@ -41,10 +43,38 @@ type state struct {
 // connect connects a new GDB, which can debug any architecture.
 func connect(t testing.TB, addr string, wish *Wish, before ...string) *debuggee {
 	t.Helper()
-	d := &debuggee{wish: wish, machines: &Machines{}}
-	d.GDB = testgdb.Start(t, 5*time.Minute, gdb.Config{GDB: "gdb-multiarch"})
+	d := newDebuggee(t, wish)
 	d.Lines(append(before, "target remote "+addr)...)
 	return d
+}
+
+// newDebuggee is connect before it connects.
+func newDebuggee(t testing.TB, wish *Wish) *debuggee {
+	t.Helper()
+	d := &debuggee{wish: wish, machines: &Machines{}, talk: &talk{}}
+	d.GDB = testgdb.Start(t, 5*time.Minute, gdb.Config{GDB: "gdb-multiarch", Log: d.talk})
+	return d
+}
+
+// talk calls whom it is told to for each line to and from GDB.
+type talk struct {
+	mu   sync.Mutex
+	line func()
+}
+
+func (k *talk) Write(p []byte) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.line != nil {
+		k.line()
+	}
+	return len(p), nil
+}
+
+func (k *talk) each(line func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.line = line
 }
 
 // throughStub says whether QEMU's process is not to be used from now on, but what
@@ -77,7 +107,7 @@ func (d *debuggee) look() *Source {
 		return peer, err
 	}
 	d.made, d.source = now, New(Config{
-		GDB: d.GDB.GDB, Conn: inf.Conn, Inferior: inf.ID, Thread: inf.Thread, Wish: now.wish, Machines: d.machines, FindPeer: find,
+		GDB: d.GDB.GDB, Conn: inf.Conn, Inferior: inf.ID, Process: inf.PID, Thread: inf.Thread, Wish: now.wish, Machines: d.machines, FindPeer: find,
 		Declared: func(context.Context) (*vm.Map, error) { return &vm.Map{AddressBits: 64}, nil },
 	})
 	return d.source
@@ -86,11 +116,11 @@ func (d *debuggee) look() *Source {
 // machine is what is kept of the machine.
 func (d *debuggee) machine() *Machine {
 	d.T.Helper()
-	m, err := d.look().machine(d.Ctx)
+	l, err := d.look().look(d.Ctx, nil, false)
 	if err != nil {
 		d.T.Fatal(err)
 	}
-	return m
+	return l.m
 }
 
 func (d *debuggee) Map(ctx context.Context) (*vm.Map, error)        { return d.look().Map(ctx) }
@@ -439,7 +469,10 @@ func TestX86Machine(t *testing.T) {
 	if err != nil || path.Phys != 0x200123 || len(path.Steps) != 4 || path.Access.User() != "r-x" {
 		t.Errorf("walk: %+v, %v", path, err)
 	}
-	if _, from := d.look().Describe(d.Ctx); !strings.Contains(from, "0x100000") {
+	if m, err = d.Map(d.Ctx); err != nil {
+		t.Fatal(err)
+	}
+	if from := d.look().Describe(d.Ctx, m); !strings.Contains(from, "0x100000") {
 		t.Errorf("the map is from %s", from)
 	}
 	d.Lines("kill")

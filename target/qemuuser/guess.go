@@ -463,7 +463,7 @@ func (s *guesser) nameHeap(exe *image.Image) {
 	end := (span.Start + exe.Bias + span.Size) & s.g.last()
 	for i := range s.rows {
 		if m := &s.rows[i]; m.Start == end && m.Name == "" {
-			m.Name = "[heap]"
+			m.Name, m.Derived = "[heap]", true
 		}
 	}
 }

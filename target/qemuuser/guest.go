@@ -205,15 +205,10 @@ func (s *Source) Map(ctx context.Context) (*vm.Map, error) {
 	return m, err
 }
 
-// Describe is the id of QEMU's thread on its machine, as the stub says, 0 for
-// unknown, and where the map of the guest comes from.
-func (s *Source) Describe(ctx context.Context) (pid int, from string) {
-	pid, _ = strconv.Atoi(s.cfg.Thread) // 0 where the stub does not say it
-	m, err := s.Map(ctx)
-	if err != nil {
-		return pid, "nothing: " + err.Error()
-	}
-	return pid, m.From.String()
+// PID is the id of QEMU's thread on its machine, as the stub says, 0 for unknown.
+func (s *Source) PID() int {
+	pid, _ := strconv.Atoi(s.cfg.Thread) // 0 where the stub does not say it
+	return pid
 }
 
 // read reads the map from the wished source, or from the first that has one.
@@ -232,9 +227,11 @@ func (s *Source) read(ctx context.Context) (*vm.Map, error) {
 		}
 		m, err := source.read(ctx)
 		if err == nil {
+			s.mu.Lock()
 			if s.hostErr != nil {
 				m.From.Instead = "QEMU's process cannot be read: " + s.hostErr.Error()
 			}
+			s.mu.Unlock()
 			return m, nil
 		}
 		var gone *gdb.LostError

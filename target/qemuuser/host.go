@@ -113,6 +113,7 @@ type hostPiece struct {
 	vma     int  // the mapping of QEMU's that it is of
 	lazy    bool // the kernel shows nr: mapped with MAP_NORESERVE
 	refused bool // QEMU may read it, the guest may not
+	empty   bool // QEMU may read it, but has no page of it
 	owner   owner
 }
 
@@ -146,14 +147,25 @@ func (h *qemuHost) pieces() []hostPiece {
 
 // guestMap is the guest's map out of QEMU's.
 func (h *qemuHost) guestMap(ctx context.Context) (*vm.Map, error) {
-	ps, err := h.whose(ctx, h.pieces(), h.g.readable)
+	pages, err := proc.OpenMemory(h.tid, proc.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer pages.Close()
+	ps, err := h.whose(ctx, h.pieces(), h.g.readable, func(p *hostPiece) (first, last uint64, known bool) {
+		return h.ends(ctx, pages, p)
+	})
 	if err != nil {
 		return nil, err
 	}
 	r := &rebuilt{h: h, ctx: ctx}
+	empty := 0
 	for _, p := range ps {
 		if p.owner == ownerGuest {
 			r.rows = append(r.rows, p)
+			if p.empty {
+				empty++
+			}
 		} else {
 			r.rest = append(r.rest, p)
 		}
@@ -170,6 +182,10 @@ func (h *qemuHost) guestMap(ctx context.Context) (*vm.Map, error) {
 		Mappings: r.mappings(), AddressBits: h.g.addressBits(),
 		From:    vm.Origin{Source: vm.SourceQEMU, Place: fmt.Sprintf("QEMU's own memory map (pid %d)", h.tid)},
 		Partial: []vm.Lack{{Of: vm.LackPermissions, Why: "x of anonymous memory is not visible there"}},
+	}
+	if empty > 0 {
+		m.Notes = append(m.Notes, fmt.Sprintf(
+			"mappings of which QEMU has no page: %d; QEMU, which would get one, is not asked about them, so that they are the guest's is concluded from where they lie", empty))
 	}
 	if whole > 0 {
 		m.Partial = append(m.Partial, vm.Lack{
@@ -218,48 +234,113 @@ func filler(p hostPiece) bool {
 // hostPage is the smallest page in bytes that a host of QEMU's has.
 const hostPage = 4096
 
-// whose tells the guest's mappings from QEMU's own, by asking the stub for
-// one byte of each that can be read. Where the kernel may have put memory of
-// both together it asks at both ends, and between them where the answers
-// differ, which splits it.
-func (h *qemuHost) whose(ctx context.Context, in []hostPiece, readable func(context.Context, ...uint64) ([]bool, error)) ([]hostPiece, error) {
-	ownFiles(in)
-	asks := func(p hostPiece) bool { return p.owner == ownerUnknown && p.Perm.Is(vm.Read) }
-	bothEnds := func(p hostPiece) bool { return p.Inode == 0 && p.Size > hostPage }
-	var addrs []uint64
-	for _, p := range in {
-		if asks(p) {
-			addrs = append(addrs, p.Start)
-			if bothEnds(p) {
-				addrs = append(addrs, p.Last())
+// scansForEnds bounds how often a mapping is looked at for its ends; what is not
+// found then is none, or many GiB away from the mapping's own.
+const scansForEnds = 64
+
+// ends is where the first and the last page are, by the guest's addresses, that
+// QEMU has in a piece; first is above last where it has none. Known is false where
+// that cannot be told.
+func (h *qemuHost) ends(ctx context.Context, pages *proc.Memory, p *hostPiece) (first, last uint64, known bool) {
+	if h.smaps[p.vma].Rss == 0 {
+		return 1, 0, true
+	}
+	var into [64]vm.Extent
+	scans := scansForEnds
+	// in is the first and the last page in the first part of r that has some, and
+	// how far it looked for that; ok is false where it can be told no more.
+	in := func(r vm.Range) (first, last, looked uint64, some, ok bool) {
+		for looked < r.Size && !some {
+			if scans--; scans < 0 {
+				return 0, 0, 0, false, false
+			}
+			n, known, err := pages.Populated(ctx, vm.Range{Start: r.Start + h.base + looked, Size: r.Size - looked}, into[:])
+			if err != nil {
+				return 0, 0, 0, false, false
+			}
+			if looked += known; n > 0 {
+				first, last, some = into[0].Start-h.base, into[n-1].Last()-h.base, true
 			}
 		}
+		return first, last, looked, some, true
+	}
+	first, last, _, some, ok := in(p.Range)
+	if !ok || !some {
+		return 1, 0, ok
+	}
+	// Backwards from the end, as there may be any number of pages.
+	for near, size := last, uint64(2<<20); ; size *= 2 {
+		behind := p.Last() - near
+		rest := vm.Range{Size: min(size, behind)}
+		rest.Start = p.Last() - rest.Size + 1
+		for rest.Size > 0 {
+			_, l, looked, some, ok := in(rest)
+			if !ok {
+				return 0, 0, false
+			}
+			if some {
+				last = l
+			}
+			rest.Start, rest.Size = rest.Start+looked, rest.Size-looked
+		}
+		if last != near || size >= behind {
+			return first, last, true
+		}
+	}
+}
+
+// whose tells the guest's mappings from QEMU's own, by asking the stub for one
+// byte of each that can be read. Where the kernel may have put memory of both
+// together it asks at both ends, and between them where the answers differ,
+// which splits it. It asks for pages that QEMU has, so that it gets no more: ends
+// says which those are.
+func (h *qemuHost) whose(ctx context.Context, in []hostPiece, readable func(context.Context, ...uint64) ([]bool, error),
+	ends func(*hostPiece) (first, last uint64, known bool),
+) ([]hostPiece, error) {
+	ownFiles(in)
+	type question struct {
+		piece, n    int // n addresses are asked
+		first, last uint64
+	}
+	var asked []question
+	var addrs []uint64
+	for i := range in {
+		p := &in[i]
+		if p.owner != ownerUnknown || !p.Perm.Is(vm.Read) {
+			continue
+		}
+		q := question{i, 1, p.Start, p.Last()}
+		if first, last, known := ends(p); known {
+			if p.empty = first > last; p.empty {
+				continue
+			}
+			q.first, q.last = first, last
+		}
+		addrs = append(addrs, q.first)
+		if p.Inode == 0 && q.first/hostPage != q.last/hostPage {
+			q.n, addrs = 2, append(addrs, q.last)
+		}
+		asked = append(asked, q)
 	}
 	answers, err := readable(ctx, addrs...)
 	if err != nil {
 		return nil, err
 	}
-	next := func() (answer bool) {
-		answer, answers = answers[0], answers[1:]
-		return answer
-	}
 	ps := make([]hostPiece, 0, len(in))
-	for _, p := range in {
-		if !asks(p) {
-			if p.owner == ownerUnknown && p.Perm.Is(vm.Write) { // nothing of QEMU's is so
+	for i, p := range in {
+		if len(asked) == 0 || asked[0].piece != i {
+			if p.owner == ownerUnknown && p.Perm.Is(vm.Write) && !p.Perm.Is(vm.Read) { // nothing of QEMU's is so
 				p.owner = ownerGuest
 			}
 			ps = append(ps, p)
 			continue
 		}
-		first := next()
-		last := first
-		if bothEnds(p) {
-			last = next()
-		}
+		q := asked[0]
+		first, last := answers[0], answers[q.n-1]
+		asked, answers = asked[1:], answers[q.n:]
 		if first != last {
 			// lo is as the first page, hi as the last.
-			lo, hi := uint64(0), (p.Size-1)/hostPage
+			lo, hi := (q.first-p.Start)/hostPage, (q.last-p.Start)/hostPage
 			for hi-lo > 1 {
 				mid := lo + (hi-lo)/2
 				answer, err := readable(ctx, p.Start+mid*hostPage)
@@ -277,8 +358,44 @@ func (h *qemuHost) whose(ctx context.Context, in []hostPiece, readable func(cont
 		}
 		ps = append(ps, answered(p, last))
 	}
+	likeNearest(ps)
 	decide(ps, h.filled(ps))
 	return ps, nil
+}
+
+// likeNearest takes what has no page to be whose the nearest memory is that is
+// known: QEMU's own and the guest's lie far apart. A file is the guest's, for what
+// QEMU maps it reads.
+func likeNearest(ps []hostPiece) {
+	known := make([]owner, len(ps))
+	for i := range ps {
+		switch p := &ps[i]; {
+		case p.empty && p.owner == ownerUnknown && p.Inode != 0:
+			p.owner = ownerGuest
+		case p.owner == ownerUnknown && p.refused && p.Perm.Is(vm.Write):
+			known[i] = ownerQEMU // the guest could read what it can write
+			continue
+		}
+		known[i] = ps[i].owner
+	}
+	// How far the nearest one below is.
+	away := make([]uint64, len(ps))
+	for i, last := 0, -1; i < len(ps); i++ {
+		switch {
+		case known[i] != ownerUnknown:
+			last = i
+		case ps[i].empty && last >= 0:
+			ps[i].owner, away[i] = known[last], ps[i].Start-ps[last].Last()
+		}
+	}
+	for i, last := len(ps)-1, -1; i >= 0; i-- {
+		switch {
+		case known[i] != ownerUnknown:
+			last = i
+		case ps[i].empty && last >= 0 && (ps[i].owner == ownerUnknown || ps[last].Start-ps[i].Last() < away[i]):
+			ps[i].owner = known[last]
+		}
+	}
 }
 
 // answered is a piece that the guest can read, or cannot.
@@ -511,6 +628,8 @@ func (r *rebuilt) setPerms() {
 		switch {
 		case p.refused:
 			p.Perm = p.Perm&^vm.Read | vm.Exec | vm.KnownExec
+		case p.empty && p.Perm.IsNot(vm.Write): // or only executable
+			p.Perm &^= vm.Read | vm.KnownRead
 		case p.Perm.IsNot(vm.Read):
 			p.Perm |= vm.KnownExec
 		}
@@ -621,7 +740,7 @@ func (r *rebuilt) name() {
 	heap := r.exe.parts[len(r.exe.parts)-1].Last() + 1
 	for i := range r.rows {
 		if p := &r.rows[i]; p.Start == heap && p.Inode == 0 && p.Name == "" && p.Perm.Is(vm.Write) {
-			p.Name = "[heap]"
+			p.Name, p.Derived = "[heap]", true
 		}
 	}
 	switch r.exe.Machine {

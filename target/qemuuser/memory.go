@@ -3,6 +3,7 @@ package qemuuser
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"dbgsh/target/proc"
@@ -10,14 +11,20 @@ import (
 )
 
 // guestMemory is the memory of a guest, read from QEMU's process, where it lies
-// base bytes higher. Like ProcMem it is a vm.Sparse, and takes pages of files
-// that QEMU has not touched from the file.
+// base bytes higher, as gently as that of any process: it is a vm.Sparse, and
+// takes pages that QEMU does not have from the file behind them.
 type guestMemory struct {
 	*proc.Memory
 	base uint64
-	// ms are the guest's mappings by its own addresses, sorted and disjoint,
-	// with the files that QEMU has there. Nothing outside them is read.
-	ms []vm.Mapping
+	// ms are the guest's mappings, sorted and disjoint, as QEMU has them. Nothing
+	// outside them is read.
+	ms []guestPart
+}
+
+// guestPart is a range by the guest's addresses, in a mapping of QEMU's.
+type guestPart struct {
+	vm.Range
+	host vm.Mapping // whole, by QEMU's addresses
 }
 
 // memory is the memory in the guest's mappings, which are sorted.
@@ -37,11 +44,11 @@ func (h *qemuHost) memory(ms []vm.Mapping) (*guestMemory, error) {
 			if !own[i].Overlaps(m.Range) {
 				continue
 			}
-			part := own[i].Mapping.Clip(m.Range)
-			if n := len(q.ms); n > 0 && q.ms[n-1].Overlaps(part.Range) {
+			part := own[i].Intersect(m.Range)
+			if n := len(q.ms); n > 0 && q.ms[n-1].Overlaps(part) {
 				continue
 			}
-			q.ms = append(q.ms, part)
+			q.ms = append(q.ms, guestPart{part, h.smaps[own[i].vma].Mapping})
 		}
 	}
 	return q, nil
@@ -49,7 +56,7 @@ func (h *qemuHost) memory(ms []vm.Mapping) (*guestMemory, error) {
 
 // at is the index of the mapping that holds addr, else -1.
 func (q *guestMemory) at(addr uint64) int {
-	i, found := slices.BinarySearchFunc(q.ms, addr, func(m vm.Mapping, a uint64) int {
+	i, found := slices.BinarySearchFunc(q.ms, addr, func(m guestPart, a uint64) int {
 		switch {
 		case m.Last() < a:
 			return -1
@@ -73,10 +80,9 @@ func (q *guestMemory) ReadMemory(ctx context.Context, b []byte, addr uint64) (in
 		if i < 0 || a < addr {
 			return done, nil
 		}
-		m := q.ms[i]
+		m := &q.ms[i]
 		want := min(uint64(len(b)-done), m.Size-(a-m.Start))
-		m.Start += q.base
-		n, err := q.Memory.ReadMapping(ctx, m, b[done:done+int(want)], a+q.base)
+		n, err := q.Peek(ctx, m.host, b[done:done+int(want)], a+q.base)
 		if done += n; uint64(n) < want {
 			return done, q.unbased(err)
 		}
@@ -93,10 +99,14 @@ func (q *guestMemory) ReadMapping(ctx context.Context, _ vm.Mapping, b []byte, a
 // Populated implements vm.Sparse.
 func (q *guestMemory) Populated(ctx context.Context, r vm.Range, into []vm.Extent) (int, uint64, error) {
 	i := q.at(r.Start)
-	if i < 0 || q.ms[i].Inode != 0 {
-		return 0, 0, errors.New("QEMU has no memory of its own there")
+	if i < 0 || len(into) == 0 || r.Size == 0 {
+		return 0, 0, fmt.Errorf("populated pages of %v: not the guest's", r)
 	}
 	r.Size = min(r.Size, q.ms[i].Size-(r.Start-q.ms[i].Start))
+	if !q.ms[i].host.Anonymous() {
+		into[0] = vm.Extent{Range: r} // to be read, which is done gently
+		return 1, r.Size, nil
+	}
 	r.Start += q.base
 	n, known, err := q.Memory.Populated(ctx, r, into)
 	for i := range into[:n] {

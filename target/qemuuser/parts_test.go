@@ -13,14 +13,23 @@ import (
 	"dbgsh/vm"
 )
 
-// hostOf is a QEMU whose memory is described in lines: first page, pages, its
-// permissions with n for nr and the inode; behind them what is the guest's:
-// r where the guest can read, x where it can only execute, - where it has it
-// without access, . where it is QEMU's; one letter for each page, or one for all.
-func hostOf(t testing.TB, base uint64, class elf.Class, lines string) (h *qemuHost, readable func(context.Context, ...uint64) ([]bool, error), want string) {
+// describedHost is a QEMU whose memory is described in lines: first page, pages,
+// its permissions with n for nr and the inode; behind them what is the guest's: r
+// where the guest can read, x where it can only execute, ? where that is not to be
+// known, - where it has it without access, . where it is QEMU's; one letter for each
+// page, or one for all. Where a + for each page that QEMU has, and a - for each
+// other one, stand behind that, it is told which those are, else that nobody knows.
+type describedHost struct {
+	*qemuHost
+	t       testing.TB
+	letters map[uint64]byte // of each page
+	pages   map[uint64]byte // + or -
+	want    string          // the guest's pages with their letters
+}
+
+func newDescribedHost(t testing.TB, base uint64, class elf.Class, lines string) *describedHost {
 	t.Helper()
-	h = &qemuHost{g: &guest{class: class}, base: base}
-	letters := map[uint64]byte{}
+	h := &describedHost{&qemuHost{g: &guest{class: class}, base: base}, t, map[uint64]byte{}, map[uint64]byte{}, ""}
 	for line := range strings.Lines(lines) {
 		f := strings.Fields(line)
 		if len(f) == 0 {
@@ -29,7 +38,7 @@ func hostOf(t testing.TB, base uint64, class elf.Class, lines string) (h *qemuHo
 		var m proc.Smap
 		var inode uint64
 		var start, pages uint64
-		if _, err := fmt.Sscanf(line, "%x %d %s %d", &start, &pages, &f[2], &inode); err != nil || len(f) != 5 {
+		if _, err := fmt.Sscanf(line, "%x %d %s %d", &start, &pages, &f[2], &inode); err != nil || len(f) != 5 && len(f) != 6 {
 			t.Fatalf("%q: %v", line, err)
 		}
 		m.Range = vm.Range{Start: base + start*hostPage, Size: pages * hostPage}
@@ -45,18 +54,41 @@ func hostOf(t testing.TB, base uint64, class elf.Class, lines string) (h *qemuHo
 		h.smaps = append(h.smaps, m)
 		for i := range pages {
 			c := f[4][min(int(i), len(f[4])-1)]
-			letters[start+i] = c
+			h.letters[start+i] = c
 			if c != '.' {
-				want += fmt.Sprintf("%x%c ", start+i, c)
+				h.want += fmt.Sprintf("%x%c ", start+i, c)
+			}
+			if len(f) == 6 {
+				h.pages[start+i] = f[5][min(int(i), len(f[5])-1)]
 			}
 		}
 	}
-	return h, func(_ context.Context, addrs ...uint64) (answers []bool, err error) {
-		for _, a := range addrs {
-			answers = append(answers, letters[a/hostPage] == 'r')
+	return h
+}
+
+// readable is what the stub answers. It may not be asked where QEMU has no page.
+func (h *describedHost) readable(_ context.Context, addrs ...uint64) (answers []bool, err error) {
+	for _, a := range addrs {
+		if h.pages[a/hostPage] == '-' {
+			h.t.Errorf("asked about page %#x, which QEMU does not have", a/hostPage)
 		}
-		return answers, nil
-	}, want
+		answers = append(answers, h.letters[a/hostPage] == 'r')
+	}
+	return answers, nil
+}
+
+func (h *describedHost) ends(p *hostPiece) (first, last uint64, known bool) {
+	first, last = 1, 0
+	for a := p.Start; a-p.Start < p.Size; a += hostPage {
+		if c := h.pages[a/hostPage]; c == 0 {
+			return 0, 0, false
+		} else if c == '+' {
+			if last = a; first == 1 {
+				first = a
+			}
+		}
+	}
+	return first, last, true
 }
 
 func TestWhoseMapping(t *testing.T) {
@@ -109,18 +141,43 @@ func TestWhoseMapping(t *testing.T) {
 			1b 2 rw-- 0 .
 			1d 1 ---- 0 .
 			1e 2 rw-- 0 .`},
+		{"only pages that are there are asked about", elf.ELFCLASS64, `
+			10 4 r--- 7 r --+-
+			20 8 rw-- 0 r --+-+---
+			30 8 r--- 0 rrrxxxxx -+++++--
+			100 4 rw-- 0 . -+--
+			104 1 r-x- 9 . -`},
+		{"what has no page", elf.ELFCLASS64, `
+			10 4 r--- 7 ? -
+			14 4 rw-- 7 r -
+			20 4 rw-- 0 r +
+			30 4 rw-- 0 r -
+			40 4 r--- 0 ? -
+			1000 4 rw-- 0 . -
+			1010 4 r--- 0 . -
+			1020 4 rw-- 0 . +
+			2000 1 r-x- 9 . -
+			2010 4 rw-- 0 . -`},
+		{"what has no page in an address space that is filled", elf.ELFCLASS32, `
+			0 16 ---n 0 .
+			10 2 r--- 7 r +
+			12 1 ---n 0 .
+			13 1 rw-- 7 r -
+			14 8 r--- 0 ? -
+			1c 8 rw-- 0 r -
+			24 9 ---n 0 .`},
 		{"what is kept for -B", elf.ELFCLASS64, `
 			0 16 ---n 0 .
 			20 2 r--- 7 r`},
 	} {
 		t.Run(v.name, func(t *testing.T) {
 			for _, base := range []uint64{0, 0x1000, 1 << 32} {
-				h, readable, want := hostOf(t, base, v.class, v.lines)
-				ps, err := h.whose(context.Background(), h.pieces(), readable)
+				h := newDescribedHost(t, base, v.class, v.lines)
+				ps, err := h.whose(context.Background(), h.pieces(), h.readable, h.ends)
 				if err != nil {
 					t.Fatal(err)
 				}
-				r := &rebuilt{h: h}
+				r := &rebuilt{h: h.qemuHost}
 				for _, p := range ps {
 					if p.owner == ownerGuest {
 						r.rows = append(r.rows, p)
@@ -135,13 +192,15 @@ func TestWhoseMapping(t *testing.T) {
 						c = 'r'
 					case p.Perm.Is(vm.Exec):
 						c = 'x'
+					case !p.Perm.Knows(vm.Read):
+						c = '?'
 					}
 					for off := uint64(0); off < p.Size; off += hostPage {
 						got += fmt.Sprintf("%x%c ", (p.Start+off)/hostPage, c)
 					}
 				}
-				if got != want {
-					t.Errorf("base %#x\ngot  %s\nwant %s", base, got, want)
+				if got != h.want {
+					t.Errorf("base %#x\ngot  %s\nwant %s", base, got, h.want)
 				}
 			}
 		})
@@ -198,7 +257,7 @@ func TestHostPieces(t *testing.T) {
 
 // TestQEMUMemoryBounds reads, through itself as QEMU, memory that has a hole.
 func TestQEMUMemoryBounds(t *testing.T) {
-	q := &guestMemory{base: 0x1000, ms: []vm.Mapping{
+	q := &guestMemory{base: 0x1000, ms: []guestPart{
 		{Range: vm.Range{Start: 0x1000, Size: 0x1000}}, {Range: vm.Range{Start: 0x2000, Size: 0x2000}},
 		{Range: vm.Range{Start: ^uint64(0xfff), Size: 0x1000}},
 	}}

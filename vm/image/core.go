@@ -33,7 +33,7 @@ type CoreOptions struct {
 	Exe string
 }
 
-// Core is the memory of a process as a core file keeps it. It is a Mapper and a
+// Core is the memory of a process, or of a machine, as a core file keeps it. It is a Mapper and a
 // Reader. All but Close may be called concurrently. The program headers are not
 // kept: Progs is nil.
 type Core struct {
@@ -50,6 +50,9 @@ type Core struct {
 	// Missing counts the bytes that the core announces and, being cut off,
 	// does not hold.
 	Missing uint64
+	// Physical says that the core is not of a process but the physical memory of
+	// a machine, by its physical addresses, as QEMU's monitor dumps it.
+	Physical bool
 	// Notes say what the core cannot tell, one sentence each.
 	Notes []string
 
@@ -59,6 +62,7 @@ type Core struct {
 	objects []object    // sorted by start
 	exeName string      // the program's path as the core has it
 	byGDB   bool        // written by gcore
+	byQEMU  bool        // has a note of QEMU's
 	fileMap []fileRange // NT_FILE
 	hasFile bool        // there was an NT_FILE
 	opened  map[string]CoreFile
@@ -80,7 +84,7 @@ type CoreMapping struct {
 	// Backed says that the file Name is mapped here at Offset.
 	Backed bool
 	// InCore and FromFile are bytes; FromFile only counts bytes of files whose
-	// build-id is the one in the core.
+	// build-id is the one in the core, as is what the core has of them.
 	InCore, FromFile uint64
 
 	off    uint64 // of the bytes in the core file
@@ -122,15 +126,24 @@ func OpenCore(ctx context.Context, r io.ReaderAt, size int64, opt CoreOptions) (
 	if err := c.readNotes(ctx); err != nil {
 		return nil, err
 	}
+	if c.Physical = c.isDump(); c.Physical {
+		c.byGDB, c.Threads, c.Notes = false, nil, nil // which are about processes
+	}
 	c.segments()
 	c.mem = c.ownExtents()
+	if c.Physical {
+		return c, nil
+	}
 	if opt.Open != nil {
 		c.opened = map[string]CoreFile{}
 	}
-	c.name(ctx, opt)
+	exe := c.name(ctx, opt)
+	var files *mappedFiles
 	if opt.Open != nil {
-		c.useFiles(ctx, opt)
+		files = c.newFiles(opt)
+		files.useFiles(ctx)
 	}
+	c.nameHeap(ctx, exe, files)
 	if err := ctx.Err(); err != nil {
 		_ = c.Close()
 		return nil, err
@@ -140,7 +153,7 @@ func OpenCore(ctx context.Context, r io.ReaderAt, size int64, opt CoreOptions) (
 
 // Map is the core's map; it never fails.
 func (c *Core) Map(context.Context) (*vm.Map, error) {
-	m := &vm.Map{AddressBits: c.AddressBits(), Notes: c.Notes, Partial: c.partial(), From: vm.Origin{Source: vm.SourceCore}, Mappings: make([]vm.Mapping, len(c.Mappings))}
+	m := &vm.Map{AddressBits: c.AddressBits(), Notes: c.Notes, Partial: c.partial(), From: vm.Origin{Source: c.source()}, Mappings: make([]vm.Mapping, len(c.Mappings))}
 	for i := range c.Mappings {
 		m.Mappings[i] = c.Mappings[i].Mapping
 		m.Mappings[i].Kept = vm.Kept{Known: true, InCore: c.Mappings[i].InCore, FromFile: c.Mappings[i].FromFile}
@@ -158,21 +171,55 @@ func (c *Core) Close() error {
 	return errors.Join(errs...)
 }
 
+// isDump reports whether the core is of a machine's physical memory, as QEMU writes
+// it (dump/dump.c, write_elf64_loads and create_header64): p_flags says nothing,
+// p_paddr is the address, and e_ehsize is the size of a pointer. On x86 each CPU has
+// a note of QEMU's own too.
+func (c *Core) isDump() bool {
+	loads, placed, moved := 0, false, false
+	for i := range c.Progs {
+		if p := &c.Progs[i]; p.Type == elf.PT_LOAD {
+			if p.Flags != 0 {
+				return false
+			}
+			loads++
+			placed = placed || p.Paddr != 0 // it is 0 in cores of processes
+			moved = moved || p.Vaddr != p.Paddr
+		}
+	}
+	return loads > 0 && (c.byQEMU || c.ehsize == 8 || placed && !moved && c.Auxv == nil)
+}
+
+// source is where the mappings are from.
+func (c *Core) source() vm.Source {
+	if c.Physical {
+		return vm.SourceMachine
+	}
+	return vm.SourceCore
+}
+
 // segments makes c.Mappings of the PT_LOAD segments, sorted and disjoint, with
 // the permissions and the bytes of each.
 func (c *Core) segments() {
 	var broken, overlapping int
+	c.Mappings = make([]CoreMapping, 0, len(c.Progs))
 	for _, p := range c.Progs {
 		if p.Type != elf.PT_LOAD || p.Memsz == 0 {
 			continue
 		}
 		m := CoreMapping{loaded: true, off: p.Off}
 		m.Range = vm.Range{Start: p.Vaddr, Size: p.Memsz}
-		if p.Vaddr > c.addressMask() || p.Memsz-1 > c.addressMask()-p.Vaddr {
+		if c.Physical {
+			m.Start = p.Paddr
+		}
+		if m.Start > c.addressMask() || p.Memsz-1 > c.addressMask()-m.Start {
 			broken++
 			continue
 		}
-		m.Perm, m.Source = permOf(p.Flags), vm.SourceCore
+		m.Source = c.source()
+		if !c.Physical {
+			m.Perm = permOf(p.Flags)
+		}
 		if c.byGDB {
 			// GDB's gcore gives every segment PF_R (gdb/gcore.c, make_output_phdrs).
 			m.Perm &^= vm.Read | vm.KnownRead
@@ -190,7 +237,10 @@ func (c *Core) segments() {
 	out := c.Mappings[:0]
 	for _, m := range c.Mappings {
 		if n := len(out); n > 0 && m.Start <= out[n-1].Last() {
-			overlapping++
+			// With -p QEMU writes a segment for each virtual address of the same bytes.
+			if !c.Physical || m.off-m.Start != out[n-1].off-out[n-1].Start {
+				overlapping++
+			}
 			if m.Last() <= out[n-1].Last() {
 				continue
 			}
@@ -299,6 +349,12 @@ func (c *Core) notef(format string, args ...any) {
 // partial is what the core is known not to tell of the map.
 func (c *Core) partial() []vm.Lack {
 	lacks := []vm.Lack{{Of: vm.LackDetails, Why: "a core does not say which mappings are shared, nor what inode a file had"}}
+	if c.Physical {
+		lacks = []vm.Lack{
+			{Of: vm.LackMappings, Why: "a dump of a machine's physical memory, by physical addresses: page tables of dumps are not walked yet"},
+			{Of: vm.LackPermissions, Why: "the dump does not say what may be accessed"},
+		}
+	}
 	if c.byGDB {
 		lacks = append(lacks, vm.Lack{Of: vm.LackMappings, Why: "the core was written by GDB, which keeps no read permission and leaves mappings out"})
 	}

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -76,17 +75,16 @@ func buildC(t *testing.T, cc string, flags ...string) string {
 // live is a process that has said that it is ready.
 type live struct {
 	*testkit.Program
-	dir, exe string
+	exe string
 }
 
-// startLive starts a program in dir with core files allowed, where they can be.
+// startLive starts a program in dir.
 func startLive(t *testing.T, dir string, env []string, exe string, args ...string) *live {
 	t.Helper()
-	cmd := exec.Command("sh", append([]string{"-c", `ulimit -c unlimited 2>/dev/null
-[ -z "$FILTER" ] || echo "$FILTER" > /proc/self/coredump_filter
+	cmd := exec.Command("sh", append([]string{"-c", `[ -z "$FILTER" ] || echo "$FILTER" > /proc/self/coredump_filter
 exec "$0" "$@"`, exe}, args...)...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
-	return &live{testkit.Start(t, cmd, func(line string) bool { return line == "ready" }), dir, exe}
+	return &live{testkit.Start(t, cmd, func(line string) bool { return line == "ready" }), exe}
 }
 
 func (p *live) proc(name string) string {
@@ -136,36 +134,6 @@ func (p *live) settle(t *testing.T, n int) {
 		}
 		return len(files) == n && len(calls) == 1 && !calls["running"]
 	})
-}
-
-// die ends the process with SIGABRT and is the path of the core that pattern
-// finds in its directory.
-func (p *live) die(t *testing.T, pattern string) string {
-	t.Helper()
-	if err := p.Process.Signal(syscall.SIGABRT); err != nil {
-		t.Fatal(err)
-	}
-	_ = p.Wait()
-	cores, _ := filepath.Glob(filepath.Join(p.dir, pattern))
-	if len(cores) == 0 {
-		testkit.Missing(t, "no core file: %v", p.ProcessState)
-	}
-	return cores[0]
-}
-
-// kernelPattern is what the kernel's core files match in the directory of the process.
-func kernelPattern(t *testing.T) string {
-	t.Helper()
-	b, err := os.ReadFile("/proc/sys/kernel/core_pattern")
-	if err != nil {
-		t.Skip(err)
-	}
-	pattern := strings.TrimSpace(string(b))
-	if pattern == "" || strings.ContainsAny(pattern, "|/@") {
-		testkit.Missing(t, "core_pattern %q puts core files elsewhere", pattern)
-	}
-	name, _, _ := strings.Cut(pattern, "%")
-	return name + "*"
 }
 
 // openCore opens a core file, cut to size bytes unless size is negative.
@@ -254,7 +222,7 @@ func checkMemory(t *testing.T, c *Core, want map[uint64][]byte) {
 
 // TestKernelCores compares cores with the maps of the processes before.
 func TestKernelCores(t *testing.T) {
-	pattern := kernelPattern(t)
+	pattern := testkit.CorePattern(t)
 	for _, v := range []struct {
 		name, filter string
 		flags        []string
@@ -285,7 +253,7 @@ func TestKernelCores(t *testing.T) {
 			want := coreLines(maps)
 			mem := memories(t, p, maps)
 			isMain := func(th CoreThread) bool { return th.ID == p.Process.Pid }
-			core := p.die(t, pattern)
+			core := p.Abort(t, pattern)
 			for _, percent := range []int64{100, 90, 50, 10, 1} {
 				info, err := os.Stat(core)
 				if err != nil {
@@ -337,6 +305,110 @@ func TestKernelCores(t *testing.T) {
 	}
 }
 
+// heapProgram has a heap, or none, and may have other memory where a heap could be.
+const heapProgram = `
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE 4096
+extern char end;
+static char bss[300000];
+
+static void map(char *at) {
+  char *p = mmap(at, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  if (p != at) _exit(3);
+  strcpy(p, "not the heap");
+}
+
+/* Field 47 of proc_pid_stat(5), start_brk; stdio and strtoul would make a heap. */
+static char *start_brk(void) {
+  char text[4096], *p = text;
+  text[read(open("/proc/self/stat", O_RDONLY), text, sizeof text - 1)] = 0;
+  for (int i = 1; i < 47; i++) p = strchr(p, ' ') + 1;
+  unsigned long v = 0;
+  for (; *p >= '0' && *p <= '9'; p++) v = v * 10 + *p - '0';
+  return (char *)((v + PAGE - 1) & -PAGE);
+}
+
+int main(void) {
+  char *brk = start_brk();
+  memset(bss, 1, sizeof bss);
+#ifdef BETWEEN
+  /* Between bss and heap, or where there is no room for it, behind the heap. */
+  map(brk - &end > 64 * PAGE || brk < &end ? brk - 16 * PAGE : brk + (16 << 20));
+#endif
+#ifdef BELOW
+  map(brk - 2 * PAGE);
+#endif
+#ifdef HEAP
+  strcpy(malloc(5000), "text on the heap");
+#endif
+#ifdef SPLIT
+  char *part = (char *)(((unsigned long)malloc(16 * PAGE) + PAGE - 1) & -PAGE);
+  mprotect(part + PAGE, PAGE, PROT_NONE);
+  mprotect(part + 3 * PAGE, PAGE, PROT_READ);
+#endif
+  write(1, "ready\n", 6);
+  for (;;) pause();
+}
+`
+
+// TestHeaps compares what cores call heap with what the kernel called so.
+func TestHeaps(t *testing.T) {
+	pattern := testkit.CorePattern(t)
+	heaps := func(ms []vm.Mapping) []string {
+		return coreLines(slices.DeleteFunc(slices.Clone(ms), func(m vm.Mapping) bool { return m.Name != "[heap]" }))
+	}
+	for _, build := range [][]string{nil, {"-no-pie"}, {"-static"}, {"-static-pie"}, {"-static", "-s"}, {"-s"}} {
+		for _, has := range [][]string{{"-DHEAP"}, {"-DHEAP", "-DBETWEEN"}, {"-DBETWEEN"}, {}, {"-DHEAP", "-DSPLIT"}, {"-DHEAP", "-DBELOW"}} {
+			for _, random := range []bool{true, false} {
+				below := slices.Contains(has, "-DBELOW")
+				if below && !random {
+					continue // bss is there
+				}
+				flags := slices.Concat(build, has)
+				t.Run(fmt.Sprintf("%s, random %t", strings.Join(flags, " "), random), func(t *testing.T) {
+					t.Parallel()
+					argv := []string{testkit.BuildText(t, "gcc", "prog.c", heapProgram, append([]string{"-w"}, flags...)...)}
+					if !random {
+						testkit.Need(t, "setarch")
+						argv = append([]string{"setarch", "-R"}, argv...)
+					}
+					p := startLive(t, t.TempDir(), []string{"FILTER=0x33"}, argv[0], argv[1:]...)
+					maps := p.maps(t)
+					want := heaps(maps)
+					core := p.Abort(t, pattern)
+					for _, opt := range []CoreOptions{{}, {Open: openFile}} {
+						c := openCore(t, core, -1, opt)
+						ms := c.plain(t)
+						got := heaps(ms)
+						// The files say it, but for a static program's without symbols.
+						if opt.Open != nil && !slices.Equal(build, []string{"-static", "-s"}) && !slices.Equal(got, want) {
+							t.Errorf("got %q, want %q", got, want)
+						}
+						// Without files, all that is where a heap may be is one memory.
+						none := opt.Open == nil && len(want) == 0
+						for _, line := range got {
+							if !none && !slices.Contains(want, line) {
+								t.Errorf("%s is not among %q, files: %t", line, want, opt.Open != nil)
+							}
+						}
+						for _, m := range ms {
+							if m.Derived != (m.Name == "[heap]" || strings.HasPrefix(m.Name, "[vvar")) {
+								t.Errorf("%v %s is derived: %t", m.Range, m.Name, m.Derived)
+							}
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
 // goProgram resets SIGABRT, which Go's runtime would handle.
 const goProgram = `package main
 
@@ -357,7 +429,7 @@ func init() { go func() { b := []byte{0}; os.Stdin.Read(b); select {} }() }
 `
 
 func TestGoCore(t *testing.T) {
-	pattern := kernelPattern(t)
+	pattern := testkit.CorePattern(t)
 	testkit.Need(t, "go")
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "prog.go"), []byte(goProgram), 0o600); err != nil {
@@ -370,7 +442,7 @@ func TestGoCore(t *testing.T) {
 	}
 	p := startLive(t, dir, nil, filepath.Join(dir, "prog"))
 	maps := p.maps(t)
-	core := p.die(t, pattern)
+	core := p.Abort(t, pattern)
 	c := openCore(t, core, -1, CoreOptions{Open: openFile})
 	if diff := cmp.Diff(coreLines(maps), coreLines(c.plain(t))); diff != "" {
 		t.Error(diff)
@@ -384,11 +456,11 @@ func TestGoCore(t *testing.T) {
 
 // TestOtherExecutable replaces the program after the crash.
 func TestOtherExecutable(t *testing.T) {
-	pattern := kernelPattern(t)
+	pattern := testkit.CorePattern(t)
 	dir := t.TempDir()
 	p := startLive(t, dir, []string{"FILTER=0x33"}, buildC(t, "gcc"))
 	want := coreLines(p.maps(t))
-	core := p.die(t, pattern)
+	core := p.Abort(t, pattern)
 	if err := os.Rename(buildC(t, "gcc", "-O2"), p.exe); err != nil {
 		t.Fatal(err)
 	}
@@ -405,6 +477,42 @@ func TestOtherExecutable(t *testing.T) {
 		if m.Name == p.exe && m.FromFile > 0 {
 			t.Errorf("%v: %d bytes from another file", m.Range, m.FromFile)
 		}
+	}
+}
+
+// TestPatchedExecutable patches the program after the crash in the one page of it
+// that the core has too.
+func TestPatchedExecutable(t *testing.T) {
+	pattern := testkit.CorePattern(t)
+	p := startLive(t, t.TempDir(), []string{"FILTER=0x33"}, buildC(t, "gcc"))
+	core := p.Abort(t, pattern)
+	file, err := os.ReadFile(p.exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lacks := func() (fromFile uint64, use error) {
+		c := openCore(t, core, -1, CoreOptions{Open: openFile})
+		for _, m := range c.Mappings {
+			if m.Name == p.exe {
+				fromFile += m.FromFile
+			}
+		}
+		for _, f := range c.Files {
+			if f.Path == p.exe {
+				use = f.Err
+			}
+		}
+		return fromFile, use
+	}
+	if n, err := lacks(); n == 0 || err != nil {
+		t.Fatalf("%d bytes from the program's file, %v", n, err)
+	}
+	file[0xfff] ^= 1
+	if err := os.WriteFile(p.exe, file, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := lacks(); n != 0 || err == nil || !strings.Contains(err.Error(), "byte at offset 0xfff") {
+		t.Errorf("%d bytes from the patched file, %v", n, err)
 	}
 }
 

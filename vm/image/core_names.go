@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"debug/elf"
+	"path"
 	"slices"
 	"strings"
 
@@ -23,8 +24,9 @@ type object struct {
 // maxCoreProgs bounds the program headers that are read out of a core's memory.
 const maxCoreProgs = 1 << 17
 
-// name gives the mappings their names and offsets.
-func (c *Core) name(ctx context.Context, opt CoreOptions) {
+// name gives the mappings their names and offsets, but for the heap. It is the
+// image of the program, nil where that is not known.
+func (c *Core) name(ctx context.Context, opt CoreOptions) *Image {
 	exe := c.exeImage(ctx)
 	if c.hasFile {
 		c.layFiles(c.fileMap, true)
@@ -41,7 +43,7 @@ func (c *Core) name(ctx context.Context, opt CoreOptions) {
 	}
 	c.nameKernels()
 	c.nameStack()
-	c.nameHeap(exe)
+	return exe
 }
 
 // exeImage is the program's headers out of memory, or nil.
@@ -394,10 +396,11 @@ func (c *Core) nameKernels() {
 	// hypervisors (arch/x86/include/asm/vdso/vsyscall.h).
 	if x86 := c.Machine == elf.EM_X86_64 || c.Machine == elf.EM_386; x86 &&
 		c.Mappings[i-1].Size == 2*4096 && c.isVvar(i-2) && c.Mappings[i-2].Size == 4*4096 {
-		c.Mappings[i-2].Name, c.Mappings[i-1].Name = "[vvar]", "[vvar_vclock]"
+		c.Mappings[i-2].Name, c.Mappings[i-2].Derived = "[vvar]", true
+		c.Mappings[i-1].Name, c.Mappings[i-1].Derived = "[vvar_vclock]", true
 		return
 	}
-	c.Mappings[i-1].Name = "[vvar]"
+	c.Mappings[i-1].Name, c.Mappings[i-1].Derived = "[vvar]", true
 }
 
 // isVvar reports whether c.Mappings[i] is without a name, r-- and ends where
@@ -417,12 +420,13 @@ func (c *Core) nameStack() {
 	if !ok {
 		at, ok = c.Auxv.Get(AuxExecFn)
 	}
+	derived := !ok
 	if !ok && len(c.Threads) == 1 {
 		at, ok = c.Threads[0].SP, c.Threads[0].HasSP
 	}
 	if i := c.at(at); ok && i >= 0 && c.unnamed(i) {
 		m := &c.Mappings[i]
-		if m.Name = "[stack]"; m.Perm.Is(vm.Write) {
+		if m.Name, m.Derived = "[stack]", derived; m.Perm.Is(vm.Write) {
 			m.Perm |= vm.Read | vm.KnownRead
 		}
 	}
@@ -453,64 +457,138 @@ func (c *Core) loaderHeap(start uint64) (heap uint64, ok bool) {
 	return dynBase, true
 }
 
-// nameHeap names the first writable anonymous mapping behind the program's bss,
-// or the one that the kernel merged with it.
-func (c *Core) nameHeap(exe *Image) {
-	gap := uint64(maxHeapGap64)
-	if c.is32() {
-		gap = maxHeapGap32
+// nameHeap names the heap, which a core does not tell. Linux puts it behind the
+// program's bss, at a distance, and the C library knows where it ends. Where that
+// is not to be had, a heap is concluded from there being only one place for it.
+func (c *Core) nameHeap(ctx context.Context, exe *Image, fs *mappedFiles) {
+	first, end, ok := c.behindBSS(exe)
+	if !ok {
+		return
 	}
-	page := c.Auxv.PageSize()
-	var first int // the first mapping that may be the heap
-	var end uint64
-	switch phdr, ok := c.Auxv.Get(AuxPhdr); {
-	case exe != nil:
-		span := exe.Span(page)
-		if span.Size == 0 {
+	lo, hi := -1, -1 // the mappings that the heap is in
+	if brk, ok := c.libcBreak(ctx, fs); ok {
+		if brk <= end {
+			return // it has no pages
+		}
+		if hi = c.at(brk - 1); hi < first || !c.mayBeHeap(hi) {
 			return
 		}
-		start := (span.Start + exe.Bias) & c.addressMask()
-		if end = start + span.Size; end < start {
+		for lo = hi; lo > first && c.goesOn(lo-1); lo-- {
+		}
+	} else {
+		gap := uint64(maxHeapGap64)
+		switch {
+		case !c.hasFile: // QEMU leaves no gap (linux-user/syscall.c, target_set_brk)
+			gap = 0
+		case c.is32():
+			gap = maxHeapGap32
+		}
+		for i := first; i < len(c.Mappings) && (c.Mappings[i].Start <= end || c.Mappings[i].Start-end <= gap); i++ {
+			if !c.mayBeHeap(i) {
+				continue
+			}
+			if lo < 0 {
+				lo = i
+			}
+			for j := max(hi, lo); j < i; j++ {
+				if !c.goesOn(j) {
+					return // it may be here or there
+				}
+			}
+			hi = i
+		}
+		if lo < 0 {
 			return
+		}
+	}
+	for i := lo; i <= hi; i++ {
+		m := &c.Mappings[i]
+		if m.Name, m.Derived = "[heap]", true; m.Perm.Is(vm.Write) {
+			m.Perm |= vm.Read | vm.KnownRead
+		}
+	}
+}
+
+// goesOn reports whether c.Mappings[i] may be part of the same memory as the next
+// one, with other permissions: the kernel keeps apart what is not, and only that.
+func (c *Core) goesOn(i int) bool {
+	m, next := &c.Mappings[i], &c.Mappings[i+1]
+	return c.unnamed(i) && c.unnamed(i+1) && m.Last()+1 == next.Start && m.Perm != next.Perm
+}
+
+// mayBeHeap reports whether c.Mappings[i] is as all of the heap is that nobody
+// protected.
+func (c *Core) mayBeHeap(i int) bool {
+	return c.unnamed(i) && c.Mappings[i].Perm.Is(vm.Write) && !c.Mappings[i].Perm.IsNot(vm.Read)
+}
+
+// behindBSS is the first mapping that ends behind the program's bss, and the end
+// of that, as far as they are known.
+func (c *Core) behindBSS(exe *Image) (first int, end uint64, ok bool) {
+	switch phdr, hasPhdr := c.Auxv.Get(AuxPhdr); {
+	case exe != nil:
+		span := exe.Span(c.Auxv.PageSize())
+		start := (span.Start + exe.Bias) & c.addressMask()
+		if end = start + span.Size; span.Size == 0 || end < start {
+			return 0, 0, false
 		}
 		if heap, ok := c.loaderHeap(start); ok {
 			end = heap
 		}
-		first, _ = slices.BinarySearchFunc(c.Mappings, end, func(m CoreMapping, a uint64) int {
-			if m.Last() < a {
-				return -1
-			}
-			return 1
-		})
-	case ok && c.hasFile && c.exeName != "":
+	case hasPhdr && c.hasFile && c.exeName != "":
 		i := c.at(phdr)
 		for ; i >= 0 && i+1 < len(c.Mappings) && (c.Mappings[i+1].Name == c.exeName || i+2 < len(c.Mappings) && c.Mappings[i+2].Name == c.exeName); i++ {
 		}
 		if i < 0 {
-			return
+			return 0, 0, false
 		}
 		if heap, ok := c.loaderHeap(phdr); ok {
 			end = heap
-			first, _ = slices.BinarySearchFunc(c.Mappings, end, func(m CoreMapping, a uint64) int { return cmp.Compare(m.Start, a) })
 			break
 		}
 		end = c.Mappings[i].Last() + 1
 		// Without the headers, what follows without a gap counts as bss.
 		if first = i + 1; first < len(c.Mappings) && c.Mappings[first].Start == end {
-			first++
+			end = c.Mappings[first].Last() + 1
 		}
 	default:
-		return
+		return 0, 0, false
 	}
-	for i := first; i < len(c.Mappings); i++ {
-		m := &c.Mappings[i]
-		if m.Start > end && m.Start-end > gap {
-			return
+	first, _ = slices.BinarySearchFunc(c.Mappings, end, func(m CoreMapping, a uint64) int {
+		if m.Last() < a {
+			return -1
 		}
-		if c.unnamed(i) && m.Perm.Is(vm.Write) && !m.Perm.IsNot(vm.Read) {
-			m.Name = "[heap]"
-			m.Perm |= vm.Read | vm.KnownRead
-			return
+		return 1
+	})
+	return first, end, true
+}
+
+// libcBreak is the end of the heap as the C library has it: glibc, uClibc and
+// others keep what brk(2) said last in __curbrk, 0 before the first call. ok is
+// false where the library's file, which says where that is, is not at hand.
+func (c *Core) libcBreak(ctx context.Context, fs *mappedFiles) (brk uint64, ok bool) {
+	if fs == nil {
+		return 0, false
+	}
+	for _, o := range c.objects {
+		_, file := path.Split(o.name)
+		_, dynamic := o.img.Segment(elf.PT_INTERP)
+		if !(strings.HasPrefix(file, "libc.so") || strings.HasPrefix(file, "libc-") || strings.HasPrefix(file, "libuClibc") ||
+			o.name == c.exeName && !dynamic) {
+			continue
+		}
+		f, err := fs.get(ctx, o.name, o.img)
+		if err != nil {
+			continue
+		}
+		at, found := f.symbol(f.r, "__curbrk")
+		if !found {
+			continue
+		}
+		// Namespaces (dlmopen(3)) have a library each.
+		if v, err := o.img.readWord(ctx, at+o.img.Bias); err == nil {
+			brk, ok = max(brk, v), true
 		}
 	}
+	return brk, ok
 }

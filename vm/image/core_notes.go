@@ -42,6 +42,7 @@ func (c *Core) readNotes(ctx context.Context) error {
 			if left%1024 == 0 && ctx.Err() != nil {
 				return ctx.Err()
 			}
+			c.byQEMU = c.byQEMU || n.name == "QEMU"
 			// FreeBSD and others number their notes anew under their own name.
 			if n.name != "CORE" {
 				continue

@@ -62,7 +62,7 @@ func TestQEMUCores(t *testing.T) {
 			exe := buildC(t, v.triple+"-gcc", v.flags...)
 			log := filepath.Join(dir, "pages")
 			p := startLive(t, dir, []string{"QEMU_LOG=page", "QEMU_LOG_FILENAME=" + log}, qemu, "-L", sysroot, exe)
-			path := p.die(t, "qemu_*.core")
+			path := p.Abort(t, "qemu_*.core")
 			want := qemuPages(t, log)
 			inSysroot := func(path string) (CoreFile, error) {
 				if strings.HasPrefix(path, "/lib") {

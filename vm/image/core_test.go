@@ -352,8 +352,12 @@ func TestBrokenCoresSay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(strings.Join(c.Notes, "\n"), want) {
-			t.Errorf("%s: %q, not %q", name, c.Notes, want)
+		m, err := c.Map(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if about := m.About(); !strings.Contains(strings.Join(about, "\n"), want) {
+			t.Errorf("%s: %q, not %q", name, about, want)
 		}
 	}
 }
@@ -375,8 +379,8 @@ func TestOpenCoreErrors(t *testing.T) {
 	}
 }
 
-// TestMappedFileOpens shows which files are opened, and that none but a
-// regular one with the core's build-id is read from.
+// TestMappedFileOpens shows which files are opened, and that none is read from but
+// a regular one with the core's build-id and the bytes that the core has of it.
 func TestMappedFileOpens(t *testing.T) {
 	f := kinds()[0]
 	// A program of a page of headers, one of text, one of data.
@@ -393,8 +397,17 @@ func TestMappedFileOpens(t *testing.T) {
 	good := prog.bytes()
 	other := bytes.Replace(good, []byte("this build"), []byte("that build"), 1)
 	b := f.core([]elf.ProgHeader{load(elf.PF_R, 0x10000, 0x1000), load(elf.PF_R|elf.PF_X, 0x11000, 0x1000), load(elf.PF_R|elf.PF_W, 0x13000, 0x1000), load(elf.PF_R, 0x20000, 0x1000)},
-		[][]byte{good[:0x1000]},
+		[][]byte{good[:0x1000], good[0x1000:0x1100]},
 		f.ntFile(4, 0x1000, []uint64{0x10000, 0x11000, 0, 0x11000, 0x12000, 1, 0x13000, 0x14000, 1, 0x20000, 0x21000, 0}, "/prog", "/prog", "/prog", "/data"))
+	patched := func(places ...int) []byte { // offset and size of each
+		b := slices.Clone(good)
+		for ; len(places) > 0; places = places[2:] {
+			for i := range places[1] {
+				b[places[0]+i] ^= 0xff
+			}
+		}
+		return b
+	}
 	dir := t.TempDir()
 	for _, tc := range []struct {
 		name string
@@ -402,7 +415,13 @@ func TestMappedFileOpens(t *testing.T) {
 		err  string
 		text uint64
 	}{
-		{"the right file", good, "", 0x1000},
+		{"the right file", good, "", 0xf00},
+		{"without sections", patched(40, 8, 58, 6), "", 0xf00},
+		{"patched in its headers", patched(0x345, 1), "byte at offset 0x345 is 0xff, not 0x0 as the core has it at 0x10345", 0},
+		{"with another entry point", patched(24, 2), "byte at offset 0x18 is", 0},
+		{"patched in its text", patched(0x1002, 1), "byte at offset 0x1002 is 0x87, not 0x78 as the core has it at 0x11002", 0},
+		{"patched where nobody can tell", patched(0x1100, 1), "", 0xf00},
+		{"cut in its text", good[:0x1080], "byte at offset 0x1080 is 0x0, not 0x74", 0},
 		{"another build", other, "build-id", 0},
 		{"no ELF file", []byte("text"), "not an ELF file", 0},
 		{"a directory", nil, "not a regular file", 0},
@@ -429,16 +448,20 @@ func TestMappedFileOpens(t *testing.T) {
 			tc.err != "" && !strings.Contains(c.Files[0].Err.Error(), tc.err) {
 			t.Errorf("%s: %v", tc.name, c.Files)
 		}
-		if m := c.Mappings[1]; m.FromFile != tc.text || m.Absent() != 0x1000-tc.text {
+		if m := c.Mappings[1]; m.FromFile != tc.text || m.Absent() != 0xf00-tc.text {
 			t.Errorf("%s: text %+v", tc.name, m)
 		}
 		if m := c.Mappings[2]; m.FromFile != 0 {
 			t.Errorf("%s: data %+v", tc.name, m)
 		}
-		// The page is the file's up to its end, then zeros.
+		// The page is the core's as far as that goes, the file's up to its end, then zeros.
 		page := make([]byte, 0x1001)
 		n, _ := c.ReadMemory(t.Context(), page, 0x11000)
-		if want := append(slices.Clone(good[0x1000:]), make([]byte, 0x2000)...)[:tc.text]; uint64(n) != tc.text || !bytes.Equal(page[:n], want) {
+		want := slices.Clone(good[0x1000:0x1100])
+		if tc.text > 0 {
+			want = append(append(want, tc.file[0x1100:]...), make([]byte, 0x1000)...)[:0x1000]
+		}
+		if !bytes.Equal(page[:n], want) {
 			t.Errorf("%s: read %d bytes", tc.name, n)
 		}
 		checkCore(t, c)

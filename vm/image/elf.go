@@ -42,6 +42,9 @@ type ELF struct {
 	// off, does not hold.
 	Cut int
 
+	ehsize   uint16 // of the file header, as it says
+	shoff    uint64 // where the section headers are, 0 for nowhere
+	shnum    uint16 // how many; 0 too where the number is in the first of them
 	shstrndx uint16 // 0 where there is no table of section names
 }
 
@@ -140,7 +143,8 @@ func readELF(r io.ReaderAt, limit uint64) (*ELF, error) {
 		e.Entry, phoff, shoff, counts = e.word(b[24:]), e.word(b[32:]), e.word(b[40:]), b[54:]
 	}
 	entsize, num := e.Order.Uint16(counts), uint64(e.Order.Uint16(counts[2:]))
-	e.shstrndx = e.Order.Uint16(counts[8:])
+	e.ehsize = e.Order.Uint16(b[size-12:])
+	e.shoff, e.shnum, e.shstrndx = shoff, e.Order.Uint16(counts[6:]), e.Order.Uint16(counts[8:])
 	if num == 0 {
 		return e, nil
 	}

@@ -28,6 +28,25 @@ func OpenRegular(path string) (*os.File, error) {
 	return f, nil
 }
 
+// IsCore reports whether a file can be read and says in its header that it is an
+// ELF core (elf(5)).
+func IsCore(path string) bool {
+	f, err := OpenRegular(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var b [ehdrSize32]byte
+	if _, err := io.ReadFull(f, b[:]); err != nil || string(b[:4]) != elf.ELFMAG {
+		return false
+	}
+	order := binary.ByteOrder(binary.LittleEndian)
+	if elf.Data(b[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	return elf.Type(order.Uint16(b[elf.EI_NIDENT:])) == elf.ET_CORE // e_type
+}
+
 // ReadArch is the size of pointers in bytes and the byte order of an ELF file, as
 // its first bytes say (elf(5), e_ident). The error wraps ErrNotELF for another file.
 func ReadArch(path string) (ptr int, order binary.ByteOrder, err error) {

@@ -229,6 +229,8 @@ func (x *aliasScan) run() *Result {
 		x.result.Notes = append(x.result.Notes, "in the memory behind the addresses: "+n)
 	}
 	x.result.Notes = append(x.result.Notes, ends.Notes...)
+	// The ends may have some that are within too.
+	x.result.Longer = max(within.Longer, ends.Longer)
 	all := x.result.Partial == nil
 	x.addHits(&within.Hits, &ends.Hits)
 	x.account(within.Unread, all)

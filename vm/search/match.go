@@ -38,14 +38,25 @@ type Lookbehind interface {
 const MaxSpan = 1 << 20
 
 // zeroMatch is the length of the match at any place in memory that is all
-// zeros for a span on and one byte before, 0 for none.
-func zeroMatch(m Matcher) int {
-	found := 0
-	m.Find(make([]byte, 1+m.Span()), 1, 2, 1, func(_, length int) int {
-		found = length
-		return 2
-	})
-	return found
+// zeros for a span on and one byte before, 0 for none, and whether there may be a
+// longer one than the matcher follows.
+func zeroMatch(m Matcher) (length int, longer bool) {
+	return matchAt(m, make([]byte, 1+m.Span()), 1)
+}
+
+// matchAt is the length of the match at data[at], 0 for none, and whether there
+// may be a longer one than the matcher follows.
+func matchAt(m Matcher, data []byte, at int) (length int, longer bool) {
+	found := func(_, n int) int {
+		length = n
+		return at + 1
+	}
+	if s, ok := m.(stoppable); ok {
+		s.findUntil(func() bool { return false }, func(uint64) { longer = true }, data, at, at+1, 1, found)
+	} else {
+		m.Find(data, at, at+1, 1, found)
+	}
+	return length, longer
 }
 
 var errEmptyNeedle = errors.New("nothing to search for")

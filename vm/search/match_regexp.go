@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/bits"
 	"regexp/syntax"
 	"slices"
 	"strconv"
@@ -13,7 +14,8 @@ import (
 	"unicode/utf8"
 )
 
-// DefaultRegexpLen is the default bound of a regular expression's match in bytes.
+// DefaultRegexpLen is how far in bytes the matches of a regular expression are
+// followed by default.
 const DefaultRegexpLen = 4096
 
 // byteRunes is where bytes from 0x80 on stand among the runes while an
@@ -38,6 +40,7 @@ type regexpMatcher struct {
 	prefix            []byte // every match starts with it
 	maxLen, span      int
 	asserts           bool
+	unbounded         bool      // there are matches of more than maxLen bytes
 	machines          sync.Pool // of *machine
 }
 
@@ -49,7 +52,8 @@ type regexpMatcher struct {
 // matches the empty string.
 //
 // A match is what package regexp would prefer among those of at most maxLen
-// bytes (1 to MaxSpan-1; 0 stands for DefaultRegexpLen).
+// bytes (1 to MaxSpan-1; 0 stands for DefaultRegexpLen). Where there may be a
+// longer one the search says so, see Result.Longer.
 func NewRegexp(expr string, maxLen int) (Matcher, error) {
 	if maxLen == 0 {
 		maxLen = DefaultRegexpLen
@@ -89,9 +93,9 @@ func newRegexp(expr string, maxLen int) (*regexpMatcher, error) {
 	case low > maxLen:
 		return nil, fmt.Errorf("its matches have %d bytes and more, which is over the bound of %d", low, maxLen)
 	}
-	m := &regexpMatcher{maxLen: min(high, maxLen), asserts: asserts}
+	m := &regexpMatcher{maxLen: min(high, maxLen), asserts: asserts, unbounded: high > maxLen}
 	m.span = m.maxLen
-	if asserts {
+	if asserts || m.unbounded {
 		m.span++
 	}
 	forward, err := syntax.Compile(tree)
@@ -109,8 +113,9 @@ func newRegexp(expr string, maxLen int) (*regexpMatcher, error) {
 	}
 	m.machines.New = func() any {
 		return &machine{
-			ends:   automaton{program: m.forward, first: true},
+			ends:   automaton{program: m.forward, once: true, prefers: true},
 			starts: automaton{program: m.backward},
+			middle: automaton{program: m.backward, once: true},
 		}
 	}
 	return m, nil
@@ -360,8 +365,10 @@ func newProgram(p *syntax.Prog) *program {
 
 // machine is what one goroutine needs to match.
 type machine struct {
-	ends, starts automaton
-	at           []uint64 // a bit for each place where a match starts
+	ends, starts, middle automaton
+
+	at []uint64 // a bit for each place where a match starts
+	on []uint64 // a bit for each place where one starts that goes on behind the data
 }
 
 func (m *regexpMatcher) Span() int { return m.span }
@@ -370,11 +377,11 @@ func (m *regexpMatcher) Span() int { return m.span }
 func (m *regexpMatcher) LooksBehind() bool { return m.asserts }
 
 func (m *regexpMatcher) Find(data []byte, from, to int, align uint64, found func(at, length int) int) {
-	m.findUntil(func() bool { return false }, data, from, to, align, found)
+	m.findUntil(func() bool { return false }, func(uint64) {}, data, from, to, align, found)
 }
 
 // findUntil implements stoppable.
-func (m *regexpMatcher) findUntil(stop func() bool, data []byte, from, to int, align uint64, found func(at, length int) int) {
+func (m *regexpMatcher) findUntil(stop func() bool, longer func(places uint64), data []byte, from, to int, align uint64, found func(at, length int) int) {
 	to = min(to, len(data))
 	if from >= to {
 		return
@@ -391,21 +398,39 @@ func (m *regexpMatcher) findUntil(stop func() bool, data []byte, from, to int, a
 	if !x.findStarts(stop, data, from, to, end) {
 		return
 	}
+	if x.on = x.on[:0]; m.unbounded && !x.findOngoing(stop, data, from, min(to, end-m.maxLen), end) {
+		return
+	}
 	steps := 0
 	for at := from; at < to; {
-		if word := x.at[(at-from)/64] >> ((at - from) % 64); word == 0 {
-			at = candidate(from, at+64-(at-from)%64, to, align)
+		i, bit := (at-from)/64, (at-from)%64
+		starts, ongoing := x.at[i]>>bit, uint64(0)
+		if i < len(x.on) {
+			ongoing = x.on[i] >> bit
+		}
+		switch {
+		case starts == 0 && (ongoing == 0 || align == 1):
+			if ongoing != 0 {
+				longer(uint64(bits.OnesCount64(ongoing)))
+			}
+			at = candidate(from, at+64-bit, to, align)
 			continue
-		} else if word&1 == 0 {
+		case starts&1 == 0:
+			if ongoing&1 != 0 {
+				longer(1)
+			}
 			at = candidate(from, at+1, to, align)
 			continue
 		}
 		next := at + 1
-		n, took := x.length(data, at, m.maxLen)
+		n, took, goesOn := x.length(data, at, m.maxLen)
 		if steps += took; steps >= stopSteps {
 			if steps = 0; stop() {
 				return
 			}
+		}
+		if goesOn {
+			longer(1)
 		}
 		if n > 0 {
 			next = found(at, n)
@@ -418,28 +443,60 @@ func (m *regexpMatcher) findUntil(stop func() bool, data []byte, from, to int, a
 // that ends at or before end, whatever its length. It returns whether it came
 // to its end before stop said so.
 func (x *machine) findStarts(stop func() bool, data []byte, from, to, end int) bool {
+	x.at = placeBits(x.at, from, to)
+	return x.starts.backwards(x.at, x.starts.start(symbolAt(data, end)), stop, data, from, to, end)
+}
+
+// findOngoing sets a bit for each place in data[from:to] where a match may start
+// that ends behind end, which is more than maxLen bytes away from all of them.
+func (x *machine) findOngoing(stop func() bool, data []byte, from, to, end int) bool {
+	if from >= to {
+		return true
+	}
+	x.on = placeBits(x.on, from, to)
+	a := &x.middle
+	var all []uint32 // the instructions that what ends at end may come from
+	for pc, set := range a.takes {
+		if set != nil {
+			all = append(all, uint32(pc))
+		}
+	}
+	return a.backwards(x.on, a.state(all, sideOf(symbolAt(data, end)), false), stop, data, from, to, end)
+}
+
+// placeBits is a clear bit for each place from from up to to, in the memory of b.
+func placeBits(b []uint64, from, to int) []uint64 {
 	words := (to - from + 63) / 64
-	x.at = slices.Grow(x.at[:0], words)[:words]
-	clear(x.at)
-	s := x.starts.start(symbolAt(data, end))
-	p := end
-	for ; p > from; p-- {
-		s = x.starts.step(s, int(data[p-1]))
+	b = slices.Grow(b[:0], words)[:words]
+	clear(b)
+	return b
+}
+
+// backwards runs from s and from the end over data[from:end], and sets a bit for each
+// place before to where it matches, down to where it can go no further. It returns
+// whether it came to its end before stop said so.
+func (a *automaton) backwards(places []uint64, s *state, stop func() bool, data []byte, from, to, end int) bool {
+	for p := end; p > from; p-- {
+		s = a.step(s, int(data[p-1]))
 		if s.matched && p < to {
-			x.at[(p-from)/64] |= 1 << ((p - from) % 64)
+			places[(p-from)/64] |= 1 << ((p - from) % 64)
 		}
 		if p%stopSteps == 0 && stop() {
 			return false
 		}
+		if len(s.pcs) == 0 {
+			return true
+		}
 	}
-	if x.starts.step(s, symbolAt(data, from-1)).matched {
-		x.at[0] |= 1
+	if a.step(s, symbolAt(data, from-1)).matched {
+		places[0] |= 1
 	}
 	return true
 }
 
 // length is that of the match at data[at:], 0 for none, and how many steps it took.
-func (x *machine) length(data []byte, at, maxLen int) (length, steps int) {
+// GoesOn says that a longer one than maxLen would be preferred, if it is there.
+func (x *machine) length(data []byte, at, maxLen int) (length, steps int, goesOn bool) {
 	s := x.ends.start(symbolAt(data, at-1))
 	for ; len(s.pcs) > 0 && steps <= maxLen; steps++ {
 		s = x.ends.step(s, symbolAt(data, at+steps))
@@ -447,7 +504,7 @@ func (x *machine) length(data []byte, at, maxLen int) (length, steps int) {
 			length = steps
 		}
 	}
-	return length, steps
+	return length, steps, len(s.pcs) > 0
 }
 
 // outside is the symbol for what lies before and behind the data.
@@ -465,13 +522,12 @@ func symbolAt(data []byte, i int) int {
 // decided, and matches told, one step late.
 type automaton struct {
 	*program
-	// first: start only once, and prefer matches as package regexp does;
-	// else start everywhere, and tell of every match.
-	first  bool
-	states map[string]*state
-	key    []byte
-	mark   []bool // the instructions visited in a step
-	stack  []uint32
+	once    bool // start only once, else everywhere
+	prefers bool // prefer matches as package regexp does, else tell of every one
+	states  map[string]*state
+	key     []byte
+	mark    []bool // the instructions visited in a step
+	stack   []uint32
 }
 
 // state is a set of instructions to go on with, in order of preference.
@@ -578,7 +634,7 @@ func (a *automaton) makeStep(s *state, symbol int) *state {
 			}
 		case syntax.InstMatch:
 			matched = true
-			if a.first {
+			if a.prefers {
 				a.stack = a.stack[:0] // what follows is less preferred
 			}
 		case syntax.InstFail:
@@ -588,10 +644,10 @@ func (a *automaton) makeStep(s *state, symbol int) *state {
 			}
 		}
 	}
-	if !a.first {
-		if start := uint32(a.Start); !slices.Contains(pcs, start) {
-			pcs = append(pcs, start)
-		}
+	if start := uint32(a.Start); !a.once && !slices.Contains(pcs, start) {
+		pcs = append(pcs, start)
+	}
+	if !a.prefers {
 		slices.Sort(pcs)
 	}
 	next := a.state(pcs, after, matched)

@@ -250,7 +250,7 @@ func (p *planner) window(head int, j *job) {
 func (p *planner) expand(ctx context.Context) error {
 	at := p.pieces[p.piece]
 	rest := vm.Range{Start: at.Start + p.off, Size: at.Size - p.off}
-	if p.sparse == nil || !p.ms[at.mapping].Anonymous() {
+	if p.sparse == nil || !p.ms[at.mapping].Sparse() {
 		p.push(rest, kindData)
 		return nil
 	}

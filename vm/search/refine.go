@@ -144,6 +144,9 @@ func refine(ctx context.Context, w *window, s *Snapshot, o RefineOptions, res *R
 			res.Unread = append(res.Unread, Unread{vm.Range{Start: h.Address, Size: min(uint64(h.Len)-1, w.ms[m].Last()-h.Address) + 1}, m})
 			continue
 		}
+		if now.longer {
+			res.Longer++
+		}
 		res.SearchedBytes += uint64(now.size)
 		if !seen[m] {
 			seen[m] = true
@@ -176,6 +179,7 @@ func refine(ctx context.Context, w *window, s *Snapshot, o RefineOptions, res *R
 // checked is what check found out about a hit.
 type checked struct {
 	kept, unread bool
+	longer       bool   // see Result
 	size         int    // of the match now, in bytes
 	sum          uint64 // of the match
 }
@@ -217,10 +221,10 @@ func (w *window) check(ctx context.Context, s *Snapshot, i int, h Hit, o RefineO
 	if len(b) <= before {
 		return checked{unread: true}, nil
 	}
-	o.Matcher.Find(b, before, before+1, 1, func(at, n int) int {
-		now = checked{kept: true, size: n, sum: sumOf(b[at : at+n])}
-		return before + 1
-	})
+	n, longer := matchAt(o.Matcher, b, before)
+	if now.longer = longer; n > 0 {
+		now.kept, now.size, now.sum = true, n, sumOf(b[before:before+n])
+	}
 	return now, nil
 }
 
@@ -307,7 +311,7 @@ func (w *window) read(ctx context.Context, b []byte, addr uint64) (n int, err er
 // readPiece fills b, all of which lies in the mapping, without making pages
 // exist that the debuggee has not touched.
 func (w *window) readPiece(ctx context.Context, m vm.Mapping, b []byte, addr uint64) (n int, err error) {
-	if w.sparse == nil || !m.Anonymous() {
+	if w.sparse == nil || !m.Sparse() {
 		return w.readMemory(ctx, m, b, addr)
 	}
 	var into [16]vm.Extent

@@ -23,10 +23,13 @@ const (
 	denseBytes = 16 << 20
 )
 
-// stoppable is a Matcher that may take long from one match to the next.
+// stoppable is a Matcher that may take long from one match to the next, and does
+// not look at all of a match that is long itself.
 type stoppable interface {
-	// findUntil is Find that comes back early where stop says so.
-	findUntil(stop func() bool, data []byte, from, to int, align uint64, found func(at, length int) (next int))
+	// findUntil is Find that comes back early where stop says so. It tells longer of
+	// so many more places where there may be a longer match than it follows: of
+	// those without a shorter one, and of those with one before found is told.
+	findUntil(stop func() bool, longer func(places uint64), data []byte, from, to int, align uint64, found func(at, length int) (next int))
 }
 
 // scan is one search under way. Workers take jobs from the planner, read and
@@ -41,6 +44,7 @@ type scan struct {
 	behind  uint64 // bytes before a start that the matcher sees, 0 or 1
 	zeros   int    // length of a match in zeros, 0 for none
 	zeroSum uint64 // sumOf that match
+	zeroOn  bool   // in zeros there may be a longer match everywhere
 
 	planning sync.Mutex // guards plan
 	plan     planner
@@ -67,7 +71,7 @@ func newScan(ctx context.Context, r vm.Reader, ms []vm.Mapping, ps []piece, o Op
 	if l, ok := o.Matcher.(Lookbehind); ok && l.LooksBehind() {
 		s.behind = 1
 	}
-	s.zeros = zeroMatch(o.Matcher)
+	s.zeros, s.zeroOn = zeroMatch(o.Matcher)
 	s.zeroSum = sumOf(make([]byte, s.zeros))
 	s.plan = planner{
 		ms: ms, page: o.PageSize, chunk: uint64(o.Chunk), behind: s.behind,
@@ -149,16 +153,18 @@ func (s *scan) end(err error) {
 type find struct {
 	at, size int
 	sum      uint64 // sumOf a match that is to be kept
+	longer   uint64 // see Result, of the job up to here
 }
 
 // worker does jobs. All it has is reused from job to job.
 type worker struct {
 	*scan
-	job   job
-	buf   []byte   // the bytes of job.segs
-	holes []find   // in buf, ascending: what could not be read
-	finds []find   // in buf, ascending
-	skip  vm.Range // addresses that the reader said cannot be read
+	job    job
+	buf    []byte   // the bytes of job.segs
+	holes  []find   // in buf, ascending: what could not be read
+	finds  []find   // in buf, ascending
+	longer uint64   // see Result, of the job
+	skip   vm.Range // addresses that the reader said cannot be read
 }
 
 func (w *worker) run() {
@@ -272,7 +278,7 @@ func (s *scan) readMemory(m vm.Mapping, p []byte, addr uint64) (int, error) {
 
 // match finds the hits of the job that start at address resume or above.
 func (w *worker) match(resume uint64) error {
-	w.finds = w.finds[:0]
+	w.finds, w.longer = w.finds[:0], 0
 	first := w.job.segs[0].off
 	base := w.job.base + first
 	lo, hi := int(w.job.lo-first), int(w.job.hi-first)
@@ -315,7 +321,7 @@ func (w *worker) matchStretch(base uint64, start, from, to, end int) (int, error
 	next, matched, err := start, 0, error(nil)
 	found := func(at, length int) int {
 		at += start
-		f := find{at: at, size: length}
+		f := find{at: at, size: length, longer: w.longer}
 		if !w.o.CountOnly {
 			f.sum = sumOf(w.buf[at : at+length])
 		}
@@ -346,7 +352,8 @@ func (w *worker) matchStretch(base uint64, start, from, to, end int) (int, error
 		}
 		return err != nil
 	}
-	m.findUntil(stop, w.buf[start:end], from-start, to-start, w.o.Align, found)
+	longer := func(places uint64) { w.longer += places }
+	m.findUntil(stop, longer, w.buf[start:end], from-start, to-start, w.o.Align, found)
 	return next, err
 }
 
@@ -378,7 +385,7 @@ func (w *worker) merge() error {
 		hi, err = w.mergeZeros()
 		w.failing = 0
 	case kindHole:
-		w.failing = 0
+		w.failing, w.longer = 0, 0
 	}
 	if err != nil {
 		return err
@@ -392,6 +399,7 @@ func (w *worker) merge() error {
 		w.result.Notes = append(w.result.Notes, noteUntouched(reason))
 	}
 	w.account(hi)
+	w.result.Longer += w.longer
 	w.done += w.job.hi - w.job.lo
 	if w.o.Progress != nil {
 		w.o.Progress(min(w.done, w.total), w.total)
@@ -460,9 +468,9 @@ func (w *worker) mergeFinds() (hi uint64, err error) {
 	first := w.job.segs[0].off
 	base := w.job.base + first
 	if w.closed {
-		w.finds = w.finds[:0]
+		w.finds, w.longer = w.finds[:0], 0
 	}
-	if len(w.finds) > 0 && base+uint64(w.finds[0].at) < w.resume {
+	if len(w.finds) > 0 && base+uint64(w.finds[0].at) < w.resume || w.longer > 0 && base < w.resume {
 		if err := w.match(w.resume); err != nil {
 			return 0, err
 		}
@@ -489,6 +497,7 @@ func (w *worker) mergeFinds() (hi uint64, err error) {
 			w.add(base+uint64(f.at), f.size, w.job.segs[seg].mapping, w.buf[f.at:min(end, f.at+PreviewSize)], f.sum)
 			if w.full(w.result.Count) {
 				w.merging.Unlock()
+				w.longer = f.longer
 				return min(w.job.hi, first+uint64(f.at+f.size)), nil
 			}
 		}
@@ -515,7 +524,7 @@ func (s *scan) proceed(addr, step uint64) {
 // mergeZeros adds the hits in a job of zeros, and returns the end of what was
 // searched for them.
 func (w *worker) mergeZeros() (hi uint64, err error) {
-	if w.zeros == 0 || w.closed {
+	if w.longer = 0; w.zeros == 0 && !w.zeroOn || w.closed {
 		return w.job.hi, nil
 	}
 	var zeros [PreviewSize]byte
@@ -530,6 +539,14 @@ func (w *worker) mergeZeros() (hi uint64, err error) {
 			return w.job.hi, nil
 		}
 		at += w.o.Align - rest
+	}
+	if w.zeros == 0 {
+		w.longer = (last-at)/w.o.Align + 1
+		return w.job.hi, nil
+	}
+	if w.zeroOn {
+		before := w.result.Count
+		defer func() { w.longer = w.result.Count - before }() // nobody else adds to it
 	}
 	// A multiple of Align that is not less than what is asked for.
 	step := w.step(w.zeros)

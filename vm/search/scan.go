@@ -69,6 +69,12 @@ type Result struct {
 	Hits Hits
 	// Count is the number of hits.
 	Count uint64
+	// Longer is how many places have, or may have, a match that is longer than the
+	// matcher follows it, which for a regular expression is DefaultRegexpLen: they
+	// are no hits, or hits whose length is that of a shorter match. Of memory that
+	// stands at several addresses they are counted once, limit and alignment aside,
+	// and as if there were nothing around it.
+	Longer uint64
 	// SearchedBytes were looked at, with those known to be zero without reading.
 	SearchedBytes uint64
 	// SearchedMappings is how many mappings have at least one of those bytes.
@@ -125,7 +131,7 @@ func (r *Result) UnreadMappings(ms []vm.Mapping) []UnreadMapping {
 // them. No address outside them is read.
 //
 // Reader r may also be Sparse, which is asked about mappings that are
-// Anonymous: what is not populated there is searched without being read. And it
+// Sparse: what is not populated there is searched without being read. And it
 // may be a MappingReader, a Prober, and a Finder, which is asked where the
 // matcher is one of NewBytes. The memory behind an Aliased one is searched once
 // for all addresses at which it stands, where that is less to read and neither

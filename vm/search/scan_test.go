@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -129,17 +128,7 @@ func (m *simMemory) oracle(o Options, match func(s []byte, i int) int) *Result {
 		if i < resume || addr%align != 0 {
 			continue
 		}
-		readable := func(j int) bool {
-			at := m.base + uint64(j)
-			return j >= 0 && j < len(m.data) && m.holder(at) >= 0 && m.page(at) != pageHole && m.page(at) != pageGuard
-		}
-		from, to := i, i
-		for readable(from - 1) {
-			from--
-		}
-		for readable(to) {
-			to++
-		}
+		from, to := m.stretch(i)
 		n := match(m.data[from:to], i-from)
 		if n == 0 {
 			continue
@@ -159,6 +148,23 @@ func (m *simMemory) oracle(o Options, match func(s []byte, i int) int) *Result {
 	}
 	r.SearchedMappings = len(seen)
 	return r
+}
+
+// stretch is what can be read without a gap around byte i; it is empty where i
+// cannot be read.
+func (m *simMemory) stretch(i int) (from, to int) {
+	readable := func(j int) bool {
+		at := m.base + uint64(j)
+		return j >= 0 && j < len(m.data) && m.holder(at) >= 0 && m.page(at) != pageHole && m.page(at) != pageGuard
+	}
+	from, to = i, i
+	for readable(to) {
+		to++
+	}
+	for to > i && readable(from-1) {
+		from--
+	}
+	return from, to
 }
 
 // bytewise cuts unread ranges into bytes.
@@ -367,6 +373,131 @@ func TestScanAgainstOracle(t *testing.T) {
 	})
 }
 
+// longRegexps have matches of any length, and say of s[i:], which has more than max
+// bytes, whether all its first max+1 bytes may be of a match.
+var longRegexps = []struct {
+	expr string
+	may  func(s []byte, i, max int) bool
+}{
+	{`a[^b]*b`, func(s []byte, i, max int) bool { return s[i] == 'a' && !bytes.Contains(s[i:i+max], []byte("b")) }},
+	{`a.*b`, func(s []byte, i, _ int) bool { return s[i] == 'a' }},
+	{`a.*?b`, func(s []byte, i, max int) bool { return s[i] == 'a' && !bytes.Contains(s[i:i+max], []byte("b")) }},
+	{`\x00+`, func(s []byte, i, max int) bool { return len(bytes.Trim(s[i:i+max+1], "\x00")) == 0 }},
+	{`\x00+a`, func(s []byte, i, max int) bool { return len(bytes.Trim(s[i:i+max], "\x00")) == 0 }},
+	{`^a[^\n]+b`, func(s []byte, i, max int) bool {
+		return (i == 0 || s[i-1] == '\n') && s[i] == 'a' && !bytes.Contains(s[i:i+max], []byte("\n"))
+	}},
+}
+
+// TestLongerAgainstOracle counts the places where a match is longer than is
+// looked at: all of those, and none where that is out of the question.
+func TestLongerAgainstOracle(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var aliased *aliasMemory
+		var m *simMemory
+		if rapid.IntRange(0, 2).Draw(t, "aliased") == 0 {
+			aliased = drawAliased(t)
+			m = aliased.simMemory
+		} else {
+			m = drawMemory(t)
+		}
+		long := rapid.SampledFrom(longRegexps).Draw(t, "regexp")
+		maxLen := rapid.IntRange(3, 40).Draw(t, "maxLen")
+		matcher, err := NewRegexp(long.expr, maxLen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := Options{
+			Matcher:  matcher,
+			Align:    rapid.SampledFrom([]uint64{1, 1, 2, 3, 8}).Draw(t, "align"),
+			Limit:    rapid.SampledFrom([]uint64{0, 0, 1, 5}).Draw(t, "limit"),
+			Chunk:    rapid.IntRange(minChunk, 200).Draw(t, "chunk"),
+			Workers:  rapid.IntRange(1, 3).Draw(t, "workers"),
+			PageSize: testPage,
+		}
+		if aliased == nil {
+			o.Skip = rapid.SampledFrom([]uint64{1, 1, 3, 100}).Draw(t, "skip")
+		}
+		var least, most, hits uint64
+		resume := 0
+		for i := range m.data {
+			from, to := m.stretch(i)
+			if from == to || i < resume || (m.base+uint64(i))%o.Align != 0 {
+				continue
+			}
+			s, i := m.data[from:to], i-from
+			if regexpAt(long.expr, len(s), s, i) > maxLen {
+				least++
+			}
+			if len(s)-i > maxLen && long.may(s, i, maxLen) {
+				most++
+			}
+			if regexpAt(long.expr, maxLen, s, i) > 0 {
+				resume = from + i + int(max(o.Skip, 1))
+				if hits++; hits == o.Limit {
+					break
+				}
+			}
+		}
+		readers := []vm.Reader{m, sparseMemory{m}}
+		if aliased != nil {
+			readers = []vm.Reader{aliased}
+		}
+		for _, r := range readers {
+			got, err := Scan(t.Context(), r, m.ms, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if aliased != nil { // what stands at several addresses is counted once
+				least = min(least, 1)
+				if o.Align > 1 || o.Limit > 0 || long.expr[0] == '^' { // at its edges
+					most = math.MaxUint64
+				}
+				if o.Limit > 0 {
+					least = 0
+				}
+			}
+			if got.Longer < least || got.Longer > most || got.Count != hits {
+				t.Errorf("%T: %d hits and %d places, not %d and %d to %d", r, got.Count, got.Longer, hits, least, most)
+			}
+		}
+	})
+}
+
+// TestLonger is as a user meets it: a match of more than 4,096 bytes.
+func TestLonger(t *testing.T) {
+	for _, c := range []struct {
+		length, at int
+		longer     uint64
+	}{{100, 0, 0}, {4090, 0, 0}, {4091, 0, 1}, {5000, 0, 1}, {5000, DefaultChunk - 2000, 1}, {300 << 10, DefaultChunk - 2000, 1}, {-1, 7000, 1}} {
+		b := bytes.Repeat([]byte("-"), 1<<20)
+		text := append([]byte("flag{"), bytes.Repeat([]byte("x"), max(c.length, 0))...)
+		if c.length >= 0 {
+			text = append(text, '}')
+		}
+		copy(b[c.at:], text)
+		matcher, err := NewRegexp(`flag\{[^}]*\}`, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := readerFunc(func(_ context.Context, p []byte, addr uint64) (int, error) { return copy(p, b[addr-0x1000:]), nil })
+		ms := []vm.Mapping{{Range: vm.Range{Start: 0x1000, Size: uint64(len(b))}}}
+		got, err := Scan(t.Context(), r, ms, Options{Matcher: matcher})
+		if err != nil || got.Count+got.Longer != 1 || got.Longer != c.longer {
+			t.Errorf("%d bytes at %#x: %d hits and %d places, %v", c.length, c.at, got.Count, got.Longer, err)
+		}
+		// And among the hits of a search before.
+		before, _ := NewBytes([]byte("flag{"))
+		if got, err = Scan(t.Context(), r, ms, Options{Matcher: before}); err != nil {
+			t.Fatal(err)
+		}
+		again, err := Refine(t.Context(), r, ms, TakeSnapshot(got), RefineOptions{Matcher: matcher})
+		if err != nil || again.Longer != c.longer || again.Count+again.Longer != 1 {
+			t.Errorf("%d bytes again: %d hits and %d places, %v", c.length, again.Count, again.Longer, err)
+		}
+	}
+}
+
 func compare(t *rapid.T, what string, got, want *Result) {
 	t.Helper()
 	if d := cmp.Diff(list(&want.Hits), list(&got.Hits), cmpopts.EquateEmpty()); d != "" {
@@ -401,22 +532,29 @@ func list(h *Hits) []Hit {
 }
 
 // blockingReader never comes back, whatever its context says.
-type blockingReader struct{ release chan struct{} }
+type blockingReader struct{ entered, release chan struct{} }
 
 func (r blockingReader) ReadMemory(context.Context, []byte, uint64) (int, error) {
+	select {
+	case r.entered <- struct{}{}:
+	default: // another worker has said so
+	}
 	<-r.release
 	return 0, errors.New("released")
 }
 
 func TestScanCancelledWhileReaderHangs(t *testing.T) {
 	for _, workers := range []int{1, 2} {
-		r := blockingReader{make(chan struct{})}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		r := blockingReader{make(chan struct{}, 1), make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-r.entered
+			cancel()
+		}()
 		needle, _ := NewBytes([]byte("x"))
 		got, err := Scan(ctx, r, []vm.Mapping{{Range: vm.Range{Start: 0, Size: 1 << 40}}}, Options{Matcher: needle, Workers: workers})
 		close(r.release)
-		cancel()
-		if err != nil || !errors.Is(got.Partial, context.DeadlineExceeded) || got.SearchedBytes != 0 {
+		if err != nil || !errors.Is(got.Partial, context.Canceled) || got.SearchedBytes != 0 {
 			t.Errorf("%d workers: %+v, %v", workers, got, err)
 		}
 	}
@@ -521,7 +659,7 @@ type watched struct {
 	stopped chan int
 }
 
-func (m watched) findUntil(stop func() bool, data []byte, from, to int, align uint64, found func(int, int) int) {
+func (m watched) findUntil(stop func() bool, longer func(uint64), data []byte, from, to int, align uint64, found func(int, int) int) {
 	times := 0
 	m.regexpMatcher.findUntil(func() bool {
 		if stop() {
@@ -529,7 +667,7 @@ func (m watched) findUntil(stop func() bool, data []byte, from, to int, align ui
 			return true
 		}
 		return false
-	}, data, from, to, align, found)
+	}, longer, data, from, to, align, found)
 	m.stopped <- times
 }
 
@@ -549,18 +687,19 @@ func TestScanCancelledInRegexp(t *testing.T) {
 		cancel()
 		return len(p), nil
 	})
-	m := watched{expr, make(chan int, 1)}
+	m := watched{expr, make(chan int, 2)}
 	got, err := Scan(ctx, r, []vm.Mapping{{Range: vm.Range{Start: 0x1000, Size: 4 << 20}}}, Options{Matcher: m, Chunk: 4 << 20})
 	if err != nil || !errors.Is(got.Partial, context.Canceled) {
 		t.Errorf("%+v, %v", got, err)
 	}
+	<-m.stopped // what it finds in zeros was asked first
 	if times := <-m.stopped; times != 1 {
 		t.Errorf("the worker was told to stop %d times", times)
 	}
 	// And in the second pass.
 	calls := 0
 	text := append(bytes.Repeat([]byte("a"), 64<<10), 'b')
-	expr.findUntil(func() bool { calls++; return calls == 3 }, text, 0, len(text), 1, func(at, _ int) int { return at + 1 })
+	expr.findUntil(func() bool { calls++; return calls == 3 }, func(uint64) {}, text, 0, len(text), 1, func(at, _ int) int { return at + 1 })
 	if calls != 3 {
 		t.Errorf("stop was asked %d times", calls)
 	}

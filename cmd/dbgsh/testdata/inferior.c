@@ -1,4 +1,5 @@
 /* A debuggee whose first argument says what it does. */
+#define _GNU_SOURCE /* MAP_FIXED_NOREPLACE */
 #include <err.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,6 +69,18 @@ static void touch(const char *mib)
 	checkpoint();
 }
 
+/* Maps two pages at 0x20000000, and takes them away again. */
+static void map(void)
+{
+	char *p = mmap((void *)0x20000000, 0x2000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	if (p == MAP_FAILED)
+		err(1, "mmap");
+	checkpoint();
+	if (munmap(p, 0x2000) < 0)
+		err(1, "munmap");
+	checkpoint();
+}
+
 int main(int argc, char **argv)
 {
 	for (size_t i = 0; i < sizeof big; i++)
@@ -82,6 +95,8 @@ int main(int argc, char **argv)
 		wait_on();
 	else if (!strcmp(what, "size"))
 		size();
+	else if (!strcmp(what, "map"))
+		map();
 	else if (!strcmp(what, "touch") && argc > 2)
 		touch(argv[2]);
 	else
