@@ -40,7 +40,7 @@ func rooms() []room {
 		{path: "vm/search", floor: 1, may: []string{"vm"}, what: "the search: matchers, scan, hits, searching again among hits"},
 		{path: "vm/image", floor: 1, may: []string{"vm"}, what: "ELF files, core files, the auxiliary vector, the dynamic linker's list"},
 		{path: "vm", floor: 0, what: "permissions, mappings, ranges, maps, filters, the overlay of added pages, and what a reader of memory is and may be able to do (`reader.go`)"},
-		{path: "pt", floor: 0, what: "page tables of x86, arm64 and riscv, over an interface that reads physical memory"},
+		{path: "pt", floor: 0, what: "page tables of x86, arm, arm64 and riscv, over an interface that reads physical memory"},
 
 		{path: "internal/testkit/testgdb", floor: 2, may: []string{"internal/testkit", "target/gdb", "target/mi"}, aside: true},
 		{path: "internal/testkit", aside: true},

@@ -106,8 +106,9 @@ type Client struct {
 	dirty    atomic.Bool   // a SIGINT was sent that may hit the next command
 	settling atomic.Bool   // the message of an interrupt that came too late is due
 
-	pid   int // GDB's
-	pidfd int // GDB's
+	pid   int            // GDB's
+	pidfd int            // GDB's
+	left  sync.WaitGroup // who ends what a killed GDB has left
 	relay *link
 
 	started chan struct{} // closed when pid is set
@@ -419,7 +420,19 @@ func (c *Client) Interrupt() error {
 // closed soon after. What GDB started dies with it; a process that it attached
 // to may be left with breakpoints in its code.
 func (c *Client) Kill() {
+	left := c.behind()
 	_ = c.signal(unix.SIGKILL) // an error means that there is nothing to kill
+	c.left.Go(left.end)
+}
+
+// behind finds the programs behind GDB's pipes.
+func (c *Client) behind() behind {
+	select {
+	case <-c.started:
+		return findBehind(c.pid)
+	default:
+		return nil
+	}
 }
 
 // signal sends sig to GDB, and SIGINT to its whole group.
@@ -498,6 +511,13 @@ func (c *Client) end(ctx context.Context) {
 		within(exitGrace, c.done, ctx)
 	}
 	hard := context.Background()
+	var left behind
+	if c.Err() == nil {
+		if left = c.behind(); len(left) > 0 {
+			left.signal(unix.SIGTERM) // GDB may wait for them
+			within(termGrace, c.done, ctx)
+		}
+	}
 	if c.Err() == nil {
 		_ = c.signal(unix.SIGTERM)
 		within(termGrace, c.done, ctx)
@@ -523,6 +543,8 @@ func (c *Client) end(ctx context.Context) {
 		<-c.idle
 	}
 	c.relay.work.Wait()
+	left.end()
+	c.left.Wait()
 	if c.pidfd >= 0 {
 		unix.Close(c.pidfd)
 	}
@@ -540,21 +562,11 @@ func (c *Client) endOrphan() {
 		return
 	}
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		if c.pollEnd(endGrace) {
+		if pollEnd(c.pidfd, endGrace) {
 			return
 		}
+		c.behind().release() // GDB may wait for them
 		_ = unix.PidfdSendSignal(c.pidfd, sig, nil, 0)
-	}
-}
-
-// pollEnd tells whether GDB ends within d, when no relay tells of it.
-func (c *Client) pollEnd(d time.Duration) bool {
-	fds := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
-	for end := time.Now().Add(d); ; {
-		n, err := unix.Poll(fds, int(max(0, time.Until(end).Milliseconds())))
-		if err != unix.EINTR {
-			return n > 0
-		}
 	}
 }
 

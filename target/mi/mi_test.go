@@ -670,6 +670,77 @@ func TestDeathWithOpenPipes(t *testing.T) {
 	}
 }
 
+// TestBehindPipes is that no gdbserver of GDB's own is left, whatever ends GDB; but
+// for a GDB that is killed from outside.
+func TestBehindPipes(t *testing.T) {
+	testkit.Need(t, "gdbserver")
+	prog := testkit.BuildText(t, "gcc", "ticker.c", ticker)
+	for name, end := range map[string]func(c *Client){
+		"closed":       func(c *Client) { _ = c.Close(context.Background()) },
+		"killed":       func(c *Client) { c.Kill() },
+		"relay killed": func(c *Client) { c.relay.kill() },
+	} {
+		for _, line := range []string{"extended-remote | exec gdbserver --multi -", "remote | exec gdbserver - " + prog} {
+			t.Run(name+", "+line[:7], func(t *testing.T) {
+				t.Parallel()
+				c, err := Start(testContext(t), Config{Command: []string{"gdb", "-nx", "-q", "--tty=/dev/null", prog}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close(testContext(t))
+				console(t, c, "target "+line)
+				console(t, c, "break twice")
+				if strings.HasPrefix(line, "extended") {
+					console(t, c, "set remote exec-file "+prog)
+					console(t, c, "run")
+				} else {
+					console(t, c, "continue")
+				}
+				threads, err := c.Send(testContext(t), "list-thread-groups")
+				if err != nil {
+					t.Fatal(err)
+				}
+				pid, err := strconv.Atoi(threads.Tuples("groups")[0].Str("pid"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				server, err := exec.Command("ps", "-o", "ppid=", "-p", strconv.Itoa(pid)).Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				serverPID, err := strconv.Atoi(strings.TrimSpace(string(server)))
+				if err != nil || serverPID == c.PID() || !testkit.Alive(serverPID) {
+					t.Fatalf("gdbserver is %q: %v", server, err)
+				}
+				end(c)
+				testkit.WaitGone(t, serverPID)
+				testkit.WaitGone(t, pid)
+			})
+		}
+	}
+}
+
+// What GDB's shell has started lives on.
+func TestShellsProgramLivesOn(t *testing.T) {
+	c := realGDB(t, Config{})
+	var pids []int
+	for _, line := range []string{"shell sleep 1000 </dev/null >/dev/null 2>&1 & echo $!", "shell setsid sleep 1000 </dev/null >/dev/null 2>&1 & sleep 0.1; echo $!"} {
+		pid, err := strconv.Atoi(strings.TrimSpace(console(t, c, line)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Kill(pid, unix.SIGKILL) }()
+		pids = append(pids, pid)
+	}
+	c.Kill()
+	finish(t, c)
+	for _, pid := range pids {
+		if !testkit.Alive(pid) {
+			t.Errorf("process %d is dead", pid)
+		}
+	}
+}
+
 func TestClose(t *testing.T) {
 	prog := testkit.BuildText(t, "gcc", "ticker.c", ticker)
 	for _, line := range []string{"", "run", "run &", "python\nwhile True: pass", "python"} {

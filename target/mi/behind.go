@@ -1,0 +1,91 @@
+package mi
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// behind is programs behind GDB's pipes ("target remote | gdbserver ..."), as
+// pidfds. GDB closes their pipe and then waits five seconds for the end of each
+// (gdb/ser-pipe.c, PIPE_CLOSE_TIMEOUT), longer than it is given here. Without GDB
+// nobody ends a gdbserver --multi, which (13) reads on behind the end of its input.
+type behind []int
+
+// findBehind finds the programs behind the pipes of a GDB: its children in
+// sessions of their own that nobody traces. An error is as good as none.
+func findBehind(gdb int) behind {
+	if gdb <= 0 {
+		return nil // the parent of init
+	}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is well-formed
+	var found behind
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		// proc_pid_stat(5): behind the name, which is in brackets, stand the
+		// state, the parent, the process group and the session.
+		f := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil || len(f) < 4 || string(f[1]) != strconv.Itoa(gdb) || string(f[3]) != strconv.Itoa(pid) {
+			continue
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil || !bytes.Contains(status, []byte("\nTracerPid:\t0\n")) {
+			continue
+		}
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			found = append(found, fd)
+		}
+	}
+	return found
+}
+
+// signal sends a signal to all.
+func (b behind) signal(sig unix.Signal) {
+	for _, fd := range b {
+		_ = unix.PidfdSendSignal(fd, sig, nil, 0) // an error means that it has ended
+	}
+}
+
+// release asks all to end, and lets go of them.
+func (b behind) release() {
+	b.signal(unix.SIGTERM)
+	for _, fd := range b {
+		unix.Close(fd)
+	}
+}
+
+// end ends all, whose input ends with GDB, and lets go of them. They have a while
+// to end by themselves.
+func (b behind) end() {
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		end := time.Now().Add(termGrace)
+		for _, fd := range b {
+			if !pollEnd(fd, time.Until(end)) {
+				behind{fd}.signal(sig)
+			}
+		}
+	}
+	for _, fd := range b {
+		unix.Close(fd)
+	}
+}
+
+// pollEnd tells whether the process of a pidfd ends within d.
+func pollEnd(pidfd int, d time.Duration) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	for end := time.Now().Add(d); ; {
+		n, err := unix.Poll(fds, int(max(0, time.Until(end).Milliseconds())))
+		if err != unix.EINTR {
+			return n > 0
+		}
+	}
+}
