@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"dbgsh/target/gdb"
 	"dbgsh/target/proc"
@@ -30,7 +31,9 @@ type Machine struct {
 	peer      Peer     // QEMU's process
 	why       string   // why the process's memory cannot be read, "" where it can
 
-	physMode atomic.Bool // the stub was left in physical mode when last asked
+	answer   time.Duration // what an answer of the stub's takes
+	noDump   atomic.Bool   // the monitor is not to print memory
+	physMode atomic.Bool   // the stub was left in physical mode when last asked
 
 	mu  sync.Mutex
 	lay *layout // as it was asked for last
@@ -88,11 +91,20 @@ func open(ctx context.Context, cfg *Config) (*Machine, error) {
 	if err != nil {
 		m.why = err.Error()
 	}
-	mode, err := m.g.Packet(ctx, "qqemu.PhyMemMode")
-	if err != nil {
-		return nil, err
+	for i := range 3 { // one may take long for other reasons
+		start := time.Now()
+		mode, err := m.g.Packet(ctx, "qqemu.PhyMemMode")
+		if err != nil {
+			return nil, err
+		}
+		m.physMode.Store(mode == "1")
+		if took := time.Since(start); i == 0 || took < m.answer {
+			m.answer = took
+		}
+		if m.answer < slowAnswer {
+			break
+		}
 	}
-	m.physMode.Store(mode == "1")
 	return m, m.layOut(ctx)
 }
 

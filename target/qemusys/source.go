@@ -259,7 +259,7 @@ func (l *look) withPhys(ctx context.Context, f func(pt.Phys) error) error {
 	if final(ctx, err) {
 		return err
 	}
-	return l.inPhysicalMode(ctx, func(s *stubPhys) error { return s.rounds(f) })
+	return l.throughStub(ctx, func(s *stubPhys) error { return s.rounds(f) })
 }
 
 // PageWalk follows an address through the page tables of the selected CPU, or
