@@ -81,6 +81,7 @@ static void pieces(void) {
 	fd = file(PAGE + 100);
 	needle(buf);
 	pwrite(fd, buf, 8, PAGE + 92);
+	fsync(fd); /* so that no page becomes clean while it is watched */
 	map("tail", 8 * PAGE, PROT_READ, MAP_PRIVATE, fd);
 	p = map("sharedtail", 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	sum += p[PAGE];
@@ -91,6 +92,7 @@ static void pieces(void) {
 	pwrite(fd, buf, 8, 0);
 	pwrite(fd, buf, 8, 77 * PAGE - 5);
 	pwrite(fd, buf, 8, (1 << 20) - 8);
+	fsync(fd);
 	map("file", 1 << 20, PROT_READ, MAP_SHARED, fd);
 	p = map("cow", 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd);
 	needle(p + 100 * PAGE + 5);
