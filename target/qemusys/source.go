@@ -200,7 +200,9 @@ func (l *look) until(ctx context.Context, f func(pt.Phys) (whole bool, err error
 			return err
 		})
 		off := errors.Is(err, pt.ErrPagingOff)
-		if err != nil && !off {
+		if errors.Is(err, errMoved) && !l.fresh {
+			whole, err = false, nil
+		} else if err != nil && !off {
 			return err
 		}
 		if managed, err := l.inSMM(ctx, !whole); err != nil {
@@ -248,7 +250,11 @@ func asLost(err error) error {
 func (l *look) withPhys(ctx context.Context, f func(pt.Phys) error) error {
 	ram, err := l.hostRAM()
 	if err == nil {
-		err = errors.Join(f(newRAMPhys(ctx, ram)), ram.Close())
+		err = f(newRAMPhys(ctx, ram))
+		if moved := ram.settled(); moved != nil {
+			err = moved
+		}
+		err = errors.Join(err, ram.Close())
 		if !ram.isStrange() {
 			return err
 		}
