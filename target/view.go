@@ -80,7 +80,12 @@ func (v *View) readMap(ctx context.Context) (*vm.Map, error) {
 		return nil, err
 	}
 	m = m.Like(m.Mappings)
-	m.Live = m.Live || v.t.Live()
+	if v.Inferior.Running {
+		m.Live, m.Runner = true, ""
+		if v.Inferior.Stopped {
+			m.Runner = "some threads of the debuggee run"
+		}
+	}
 	return m, nil
 }
 
@@ -88,7 +93,7 @@ func (v *View) readMap(ctx context.Context) (*vm.Map, error) {
 // for a reason.
 func (v *View) onlyExplored(ctx context.Context, why error) *vm.Map {
 	return &vm.Map{
-		AddressBits: v.addressBits(ctx), Live: v.t.Live(),
+		AddressBits: v.addressBits(ctx), Live: v.Inferior.Running,
 		From:    vm.Origin{Source: vm.SourceExplored, Place: "what was found by reading"},
 		Partial: []vm.Lack{{Of: vm.LackMappings, Why: "only explored memory: " + why.Error()}},
 	}
