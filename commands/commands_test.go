@@ -712,7 +712,7 @@ func TestJSON(t *testing.T) {
 	}
 	decode("search --json needle", &h)
 	same("search", h.Map)
-	if want := []string{"more may be mapped", "the debuggee runs while it is searched: what it maps, unmaps or writes meanwhile may be missed"}; !slices.Equal(h.Notes, want) {
+	if want := []string{"more may be mapped", "the debuggee runs while it is searched: what is mapped, unmapped or written meanwhile may be missed"}; !slices.Equal(h.Notes, want) {
 		t.Errorf("got %q, want %q", h.Notes, want)
 	}
 	// What is handed on through a pipeline is of the same map.

@@ -249,8 +249,8 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))
 	}
-	if m.Live {
-		res.notes = append(res.notes, "the debuggee runs while it is searched: what it maps, unmaps or writes meanwhile may be missed")
+	if who := m.Runs(); who != "" {
+		res.notes = append(res.notes, who+" while it is searched: what is mapped, unmapped or written meanwhile may be missed")
 	}
 	res.sought, res.notes = looked.as, append(slips, res.notes...)
 	if err := o.find(ctx, s, memory, looked.Matcher, res); err != nil {

@@ -185,7 +185,7 @@ func (t *Target) Status(ctx context.Context) (Status, error) {
 	if s.GDB, err = t.Version(ctx); err != nil {
 		return Status{}, err
 	}
-	s.Running, _ = t.Running()
+	s.Running = v.Inferior.Running && !v.Inferior.Stopped
 	if o, ok := v.source.(processOwner); ok {
 		s.PID = o.PID()
 	}
