@@ -61,6 +61,11 @@ func TestViewMap(t *testing.T) {
 	}
 	tgt.kept.forget(7) // another process
 	rows(1, 4)
+	v.Kind = KindQEMUSystem // which others run, too
+	v.read, v.whole = nil, nil
+	rows(1, 5)
+	rows(1, 6)
+	v.Kind = KindNone
 	done, cancel := context.WithCancel(ctx)
 	cancel()
 	v.mapTurn <- struct{}{} // somebody reads the map
