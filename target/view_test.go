@@ -85,6 +85,11 @@ func TestViewMap(t *testing.T) {
 		t.Error(err)
 	}
 	rows(1, 6)
+	v.Kind = KindQEMUSystem // which others run, too
+	v.read, v.whole = nil, nil
+	rows(1, 7)
+	rows(1, 8)
+	v.Kind = KindNone
 	done, cancel := context.WithCancel(ctx)
 	cancel()
 	v.mapTurn <- struct{}{} // somebody reads the map

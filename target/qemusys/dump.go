@@ -1,6 +1,7 @@
 package qemusys
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ func (s *stubPhys) dumpAll(pages []uint64) error {
 	for _, r := range s.runs(pages) {
 		for first := r.first; first <= r.last; {
 			if s.ctx.Err() != nil {
-				return s.ctx.Err()
+				return context.Cause(s.ctx)
 			}
 			n := int(min((r.last-first)/guestPage+1, uint64(s.batch)))
 			start := time.Now()
@@ -87,7 +88,7 @@ func (s *stubPhys) runs(pages []uint64) (runs []pageRun) {
 
 // dump has the monitor print n pages from one on.
 func (s *stubPhys) dump(first uint64, n int) error {
-	text, err := s.m.g.LongQuery(s.ctx, fmt.Sprintf("monitor xp /%dgx %#x", n*guestPage/8, first))
+	text, err := s.m.printed(s.ctx, fmt.Sprintf("monitor xp /%dgx %#x", n*guestPage/8, first))
 	if err != nil {
 		return fmt.Errorf("have QEMU's monitor print %d pages from physical address %#x on: %w", n, first, err)
 	}
@@ -99,6 +100,17 @@ func (s *stubPhys) dump(first uint64, n int) error {
 		s.pages[first+uint64(i)*guestPage] = b[i*guestPage:][:guestPage]
 	}
 	return nil
+}
+
+// printed is what the monitor prints of a line that is over soon. It must not be
+// interrupted, for the same reason as packets must not (see physWait).
+func (m *Machine) printed(ctx context.Context, line string) (string, error) {
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), physWait)
+	defer cancel()
+	return m.g.LongQuery(ctx, line)
 }
 
 // parseDump reads what xp of QEMU's monitor prints of words of 8 bytes of a machine

@@ -152,7 +152,7 @@ func (m *Machine) layOut(ctx context.Context) error {
 	if ask, err := m.mtreeFits(ctx); err != nil {
 		return err
 	} else if ask {
-		text, err := m.g.LongQuery(ctx, "monitor info mtree -f")
+		text, err := m.printed(ctx, "monitor info mtree -f")
 		if err != nil {
 			return err
 		}
@@ -334,8 +334,9 @@ var errMoved = errors.New("the machine's memory is laid out otherwise by now")
 
 // host is where QEMU says that it has the block. The monitor is asked once a look
 // for each but the machine's own RAM: memory may have been unplugged, and other
-// memory plugged in. Where settled is called in the end it is so meanwhile, and its answer of a look before
-// counts till then. The error is errMoved where the layout holds no more.
+// memory plugged in. Where settled is called in the end, what it answered in a look
+// before counts till then, and it is asked meanwhile. The error is errMoved where
+// the layout holds no more.
 func (v *physView) host(ctx context.Context, b MemoryBlock) (hostBlock, error) {
 	l, key := v.layout, blockKey{b.Start, b.Name}
 	v.now.Lock()

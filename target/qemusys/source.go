@@ -40,9 +40,8 @@ type Config struct {
 
 // Source is a machine in QEMU as its selected CPU sees it. Others may run, stop,
 // reset or load it at any time without GDB being told, so that each look at it
-// begins with the CPU's registers, and nothing is kept for the next one but what
-// that can tell to be of no use any more. Its methods may be called from several
-// goroutines.
+// begins with the CPU's registers, and what is known of its memory from a look
+// before is checked. Its methods may be called from several goroutines.
 //
 // QEMU's stub pauses a machine that runs as soon as it is asked for anything
 // (gdbstub.c, gdb_read_byte), its run state included: there is no looking at one
@@ -54,11 +53,11 @@ func New(cfg Config) *Source { return &Source{cfg} }
 
 // look is one look at the machine.
 type look struct {
-	m       *Machine
-	c       *cpu
-	fresh   bool        // the layout was asked for in this look
-	smm     bool        // whether the CPU is in system management mode has been asked
-	special atomic.Bool // memory was met that a CPU sees otherwise in that mode
+	m        *Machine
+	c        *cpu
+	fresh    bool        // the layout was asked for in this look
+	askedSMM bool        // whether the CPU is in system management mode
+	special  atomic.Bool // memory was met that a CPU sees otherwise in that mode
 }
 
 // look begins a look, at the tables of another root where root is not nil; anew
