@@ -260,6 +260,7 @@ func TestWhatIsSought(t *testing.T) {
 		{"search $sp", 0x600040, "for 8-byte $sp (0x7ffffffde010)"},
 		{"search $HOME", 0x60002e, `for text "$HOME"`},
 		{"search 1234", 0x600038, `for text "1234"`},
+		{`search '\x20\x31234'`, 0x600037, `for text " 1234"`},
 		{"search -t string 1234", 0x600038, `for string text "1234"`},
 		{"search -x 'ef be ?? de'", 0x600010, "for bytes ef be ?? de"},
 		{"search --regex 'b[a-e]+f'", 0x600026, "for matches of /b[a-e]+f/"},
