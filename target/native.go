@@ -38,22 +38,16 @@ func (n native) Map(ctx context.Context) (*vm.Map, error) {
 }
 
 // Memory is read from the process itself.
-func (n native) Memory(ctx context.Context) (vm.Memory, error) {
+func (n native) Memory(context.Context) (vm.Memory, error) {
 	tid, err := proc.LiveThread(n.v.Inferior.PID)
 	if err != nil {
 		return nil, err
-	}
-	inserted := n.v.Inferior.Running
-	if !inserted {
-		if inserted, err = n.v.t.BreakpointsStay(ctx); err != nil {
-			return nil, err
-		}
 	}
 	mem, err := proc.OpenMemory(tid, proc.Options{})
 	if err != nil {
 		return nil, err
 	}
-	return &processMemory{mem, inserted}, nil
+	return &processMemory{mem, n.v.Inferior.Running || n.v.Inferior.Breakpoints}, nil
 }
 
 // processMemory is the memory of a process as it is, GDB's breakpoints included

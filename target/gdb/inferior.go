@@ -21,6 +21,8 @@ type Inferior struct {
 	// Thread is the system's id of the selected thread behind a stub, "" where
 	// GDB does not show it.
 	Thread string
+	// Breakpoints says that GDB leaves its breakpoints inserted at a stop.
+	Breakpoints bool
 	// Running and Stopped say that there are such threads; of a process that is
 	// stopped as a whole neither is set.
 	Running, Stopped bool
@@ -37,10 +39,11 @@ func (g *GDB) Inferior(ctx context.Context) (Inferior, error) {
 	texts, err := g.QueryAll(ctx,
 		`with language c -- printf "%d", $_inferior`, // any language knows no more
 		"maint print target-stack",
+		"show breakpoint always-inserted",
 		"info connections",
 		"thread", // the last: it fails where the thread has exited
 	)
-	if err != nil && (len(texts) < 3 || !errors.As(err, new(*Error))) {
+	if err != nil && (len(texts) < 4 || !errors.As(err, new(*Error))) {
 		return Inferior{}, err
 	}
 	texts = append(texts, "")
@@ -54,7 +57,8 @@ func (g *GDB) Inferior(ctx context.Context) (Inferior, error) {
 			inf.Stack = append(inf.Stack, name)
 		}
 	}
-	if m := threadID.FindStringSubmatch(texts[3]); m != nil {
+	inf.Breakpoints = strings.Contains(texts[2], " is on")
+	if m := threadID.FindStringSubmatch(texts[4]); m != nil {
 		inf.Thread = m[1]
 	}
 	var threads []string
@@ -83,14 +87,8 @@ func (g *GDB) Inferior(ctx context.Context) (Inferior, error) {
 	if live && !running {
 		g.allStopped(stamp)
 	}
-	inf.Conn = parseConnection(texts[2], g.PID())
+	inf.Conn = parseConnection(texts[3], g.PID())
 	return inf, nil
-}
-
-// BreakpointsStay reports whether GDB leaves its breakpoints inserted at a stop.
-func (g *GDB) BreakpointsStay(ctx context.Context) (bool, error) {
-	text, err := g.Query(ctx, "show breakpoint always-inserted")
-	return strings.Contains(text, " is on"), err
 }
 
 // PID is the process id of the GDB that was started last, 0 for none.
