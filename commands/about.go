@@ -7,7 +7,7 @@ import "dbgsh/vm"
 type jsonAbout struct {
 	From    jsonOrigin `json:"from"`
 	Partial []jsonLack `json:"partial"` // what it is known not to tell
-	Running bool       `json:"running"` // the debuggee ran while it was read
+	Running bool       `json:"running"` // somebody ran in it while it was read
 }
 
 type jsonOrigin struct {

@@ -573,6 +573,28 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+// TestNotesTravel is that what is to be known of the map is said by every line
+// that shows what was made from it.
+func TestNotesTravel(t *testing.T) {
+	s, d := newSession(t)
+	d.m.Live, d.m.Partial = true, []vm.Lack{{Of: vm.LackMappings, Why: "more may be mapped"}}
+	for _, runner := range []string{"", "process 7 (x), which has the same memory, runs"} {
+		d.m.Runner = runner
+		for _, line := range []string{
+			"vmmap", "vmmap [heap]", "search flag{", "search nosuch", "search flag{ [heap] -w", "vmmap | search flag{", "vmmap -w | vmmap [heap] | search flag{",
+			"search flag{ | vmmap", "search flag{ | search flag{", "search nosuch | search flag{", "vmmap nosuch | search flag{", "vmmap nosuch | vmmap",
+		} {
+			got, err := run(t, s, line)
+			if err != nil || !strings.Contains(got, "more may be mapped\n") || !strings.Contains(got, "\n"+d.m.Runs()) && !strings.HasPrefix(got, d.m.Runs()) {
+				t.Errorf("%s: %v\n%s", line, err, got)
+			}
+		}
+		if got, err := run(t, s, "vmmap_add 0x1000 0x1000 | search x"); err != nil || !strings.Contains(got, d.m.Runs()) {
+			t.Errorf("%v\n%s", err, got)
+		}
+	}
+}
+
 func TestRefine(t *testing.T) {
 	s, d := newSession(t)
 	heap := d.bytes[0x600000]
@@ -712,7 +734,7 @@ func TestJSON(t *testing.T) {
 	}
 	decode("search --json needle", &h)
 	same("search", h.Map)
-	if want := []string{"more may be mapped", "the debuggee runs while it is searched: what it maps, unmaps or writes meanwhile may be missed"}; !slices.Equal(h.Notes, want) {
+	if want := []string{"more may be mapped", "the debuggee runs while it is searched: what is mapped, unmapped or written meanwhile may be missed"}; !slices.Equal(h.Notes, want) {
 		t.Errorf("got %q, want %q", h.Notes, want)
 	}
 	// What is handed on through a pipeline is of the same map.

@@ -94,3 +94,21 @@ func TestKernelMapSettings(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// TestPageTablesWithAdded is that added pages are shown among page tables, and not
+// among those of another address space.
+func TestPageTablesWithAdded(t *testing.T) {
+	s, _ := newSession(t)
+	if _, err := run(t, s, "vmmap_add 0x123000 0x1000 rw 0 mine"); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"vmmap --pte", "vmmap --pte -w", "vmmap --pte mine", "vmmap --pte | vmmap mine"} {
+		if got, err := run(t, s, line); err != nil || !strings.Contains(got, "mine") {
+			t.Errorf("%s: %v\n%s", line, err, got)
+		}
+	}
+	got, err := run(t, s, "vmmap --root 0x5000 --pte")
+	if err != nil || strings.Contains(got, "mine") || !strings.Contains(got, "1 added mapping left out: --root shows another address space\n") {
+		t.Errorf("%v\n%s", err, got)
+	}
+}

@@ -40,7 +40,9 @@ REGIONs, -e, -w and --perm choose mappings as for vmmap; of a range 0xA-0xB only
 what lies in it is searched. Every hit is found, overlapping ones and those
 across adjacent mappings too. The last line says what was searched and what
 could not be read. A process on this machine is read from outside: nothing in it
-changes by that.
+changes by that. Pages of a file that it has mapped and not touched are read from
+the file, if that is certain to be the same one and is on this machine; else they
+are left out, which is said. What is in swap is read with --swapped alone.
 
 For a machine in QEMU --phys searches its RAM and ROM by physical address, mapped
 or not, and lists behind each hit the virtual addresses at which the selected
@@ -68,6 +70,7 @@ mappings that hold them.`,
 			{"search -4 --next 99", "... then, later, those of them that hold 99"},
 			{"search --changed", "those that have changed since"},
 			{"vmmap -w libc | search -p main", "only in what vmmap selects"},
+			{"search session= --swapped", "also where the process has been swapped out"},
 			{"search --phys 'Linux version'", "in a machine's RAM, mapped or not"},
 			{"search flag{ | vmmap", "the mappings that hold it"},
 			{"search -l 1 --fail-if-none ELF", "in a script: an error where there is none"},
@@ -96,6 +99,7 @@ type searchOptions struct {
 	count     bool
 	shown     int
 	mustFind  bool
+	swapped   bool
 }
 
 func (o *searchOptions) flags(f *pflag.FlagSet) {
@@ -108,6 +112,7 @@ func (o *searchOptions) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.next, "next", false, "only at the hits of the last search")
 	f.BoolVar(&o.changed, "changed", false, "keep the hits of the last search where other bytes stand now")
 	f.BoolVar(&o.unchanged, "unchanged", false, "keep the hits of the last search where the same bytes stand")
+	f.BoolVar(&o.swapped, "swapped", false, "read what is in swap too, which brings it back into RAM")
 	f.BoolVar(&o.count, "count", false, "print the number of hits alone")
 	f.IntVar(&o.shown, "trunc-out", -1, "show the first `N` hits; all are kept")
 	f.BoolVar(&o.mustFind, "fail-if-none", false, "no hit is a failure")
@@ -244,8 +249,8 @@ func runSearch(ctx context.Context, s *Session, o *searchOptions, in Input) (Res
 	if sel.Undecided > 0 {
 		res.notes = append(res.notes, undecidedNote(sel.Undecided))
 	}
-	if m.Live {
-		res.notes = append(res.notes, "the debuggee runs while it is searched: what it maps, unmaps or writes meanwhile may be missed")
+	if who := m.Runs(); who != "" {
+		res.notes = append(res.notes, who+" while it is searched: what is mapped, unmapped or written meanwhile may be missed")
 	}
 	res.sought, res.notes = looked.as, append(slips, res.notes...)
 	if err := o.find(ctx, s, memory, looked.Matcher, res); err != nil {
@@ -308,7 +313,7 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory vm.Memory, 
 			change = search.Unchanged
 		}
 		refined, err := search.Refine(ctx, memory, res.mappings, s.last, search.RefineOptions{
-			Matcher: matcher, Change: change, Align: o.align, Skip: o.skip, Limit: o.limit,
+			Matcher: matcher, Change: change, Align: o.align, Skip: o.skip, Limit: o.limit, Swapped: o.swapped,
 		})
 		if err != nil {
 			return err
@@ -323,7 +328,7 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory vm.Memory, 
 	} else {
 		options := search.Options{
 			Matcher: matcher, Limit: o.limit, Align: o.align, Skip: o.skip,
-			Workers: min(2, runtime.GOMAXPROCS(0)),
+			Workers: min(2, runtime.GOMAXPROCS(0)), Swapped: o.swapped,
 		}
 		if s.Progress != nil {
 			update, finish := s.Progress("search")
@@ -347,6 +352,10 @@ func (o *searchOptions) find(ctx context.Context, s *Session, memory vm.Memory, 
 		s.lastCut = cut
 	}
 	s.lastPhysical = o.where.physical
+	if n := res.scan.SwappedBytes(); n > 0 {
+		res.notes = append(res.notes, byteSize(n)+" in swap, or held by userfaultfd, were not read; --swapped reads them")
+		res.qualified = true
+	}
 	res.notes = append(res.notes, res.scan.Notes...)
 	if n, ok := memory.(vm.Noter); ok {
 		for _, note := range n.Notes() {

@@ -294,6 +294,8 @@ type jsonSearch struct {
 type jsonUnread struct {
 	Start hexNumber `json:"start"`
 	End   string    `json:"end"` // exclusive
+	// It is in swap, and --swapped would have read it.
+	Swapped bool `json:"swapped,omitempty"`
 }
 
 // WriteJSON is {"hits":[...],"count":N,...}, the hits one after the other, for
@@ -334,7 +336,7 @@ func (r *searchResult) WriteJSON(w io.Writer) error {
 		Notes: append([]string{}, r.notes...), Map: aboutOf(r.of),
 	}
 	for _, u := range r.scan.Unread {
-		rest.Unread = append(rest.Unread, jsonUnread{hexNumber(u.Start), "0x" + u.EndHex()})
+		rest.Unread = append(rest.Unread, jsonUnread{hexNumber(u.Start), "0x" + u.EndHex(), u.Swapped})
 	}
 	rest.Partial = r.partial()
 	text, err := json.Marshal(rest)

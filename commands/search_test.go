@@ -164,6 +164,61 @@ func TestCountThatIsNotAll(t *testing.T) {
 	}
 }
 
+// swappedDebuggee has a page in swap.
+type swappedDebuggee struct {
+	*fakeDebuggee
+	page  vm.Range
+	leave bool
+}
+
+func (d *swappedDebuggee) Memory(context.Context) (vm.Memory, error) { return d, nil }
+
+func (d *swappedDebuggee) LeaveSwapped(leave bool) { d.leave = leave }
+
+func (d *swappedDebuggee) ReadMemory(ctx context.Context, p []byte, addr uint64) (int, error) {
+	if r := (vm.Range{Start: addr, Size: uint64(len(p))}); d.leave && r.Overlaps(d.page) {
+		n := max(addr, d.page.Start) - addr
+		n2, err := d.fakeDebuggee.ReadMemory(ctx, p[:n], addr)
+		if err == nil {
+			err = &vm.UnreadableError{Range: d.page, Err: vm.ErrSwapped}
+		}
+		return n2, err
+	}
+	return d.fakeDebuggee.ReadMemory(ctx, p, addr)
+}
+
+func TestSearchLeavesSwap(t *testing.T) {
+	s, d := newSession(t)
+	stack := d.bytes[0x7ffffffde000]
+	copy(stack[0x10:], "needle")
+	copy(stack[0x1020:], "needle")
+	swapped := &swappedDebuggee{fakeDebuggee: d, page: vm.Range{Start: 0x7ffffffdf000, Size: 0x1000}}
+	s.Memory = swapped
+	const note = "4.0 KiB in swap, or held by userfaultfd, were not read; --swapped reads them\n"
+	for _, c := range []struct{ line, want, not string }{
+		{"search needle 0x7ffffffde000-0x7ffffffe0000", note + "1 hit; searched 4.0 KiB in 1 mapping for text \"needle\"\n", "could not be read"},
+		{"search --count needle 0x7ffffffde000-0x7ffffffe0000", "1\n" + note, "could not be read"},
+		{"search needle --swapped 0x7ffffffde000-0x7ffffffe0000", "2 hits; searched 8.0 KiB in 1 mapping for text \"needle\"\n", "swap"},
+		{"search --unchanged", "6 bytes in swap, or held by userfaultfd, were not read; --swapped reads them\n1 hit;", ""},
+		{"search --unchanged", "1 hit of the last search not looked at", ""},
+		{"search --unchanged --swapped", "2 hits;", "swap"},
+		{"search needle 0x7ffffffde000-0x7ffffffdf000", "1 hit; searched 4.0 KiB", "swap"},
+	} {
+		text, err := run(t, s, c.line)
+		if err != nil || !strings.Contains(text, c.want) || c.not != "" && strings.Contains(text, c.not) {
+			t.Errorf("%s: want %q and not %q, %v\n%s", c.line, c.want, c.not, err, text)
+		}
+	}
+	out, err := execute(s, "search --json needle 0x7ffffffde000-0x7ffffffe1000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(out.Result)
+	if err != nil || !strings.Contains(string(text), `"unread":[{"start":"0x7ffffffdf000","end":"0x7ffffffe0000","swapped":true}]`) {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
 func TestSettingsAreExplained(t *testing.T) {
 	s, _ := newSession(t)
 	for _, line := range []string{"help kernel-vmmap", "help set kernel-vmmap", "help show kernel-vmmap"} {
@@ -205,6 +260,7 @@ func TestWhatIsSought(t *testing.T) {
 		{"search $sp", 0x600040, "for 8-byte $sp (0x7ffffffde010)"},
 		{"search $HOME", 0x60002e, `for text "$HOME"`},
 		{"search 1234", 0x600038, `for text "1234"`},
+		{`search '\x20\x31234'`, 0x600037, `for text " 1234"`},
 		{"search -t string 1234", 0x600038, `for string text "1234"`},
 		{"search -x 'ef be ?? de'", 0x600010, "for bytes ef be ?? de"},
 		{"search --regex 'b[a-e]+f'", 0x600026, "for matches of /b[a-e]+f/"},

@@ -148,7 +148,8 @@ func (o *valueOptions) matcher(ctx context.Context, s *Session, w Word) (sought,
 	switch t.kind {
 	case textValue:
 		m, err = o.text(ctx, s, t, w)
-		as = strings.TrimPrefix(t.name+" ", "bytes ") + "text " + strconv.Quote(w.Literal())
+		parsed, _ := search.ParseText(w.Literal()) // the error is m's, too
+		as = strings.TrimPrefix(t.name+" ", "bytes ") + "text " + strconv.Quote(string(parsed))
 	case hexValue:
 		m, err = o.hexBytes(w)
 		as = "bytes " + w.Text

@@ -96,7 +96,13 @@ physical address instead of the CPU's own.`,
 				if err != nil {
 					return nil, err
 				}
+				if tables.Root == nil {
+					m = s.Maps.Over(m)
+				}
 				res := mapRows(m, chosen.Select(m), chosen)
+				if n := s.Maps.Added(); n > 0 && tables.Root != nil {
+					res.notes = append(res.notes, count(n, "added mapping")+" left out: --root shows another address space")
+				}
 				res.whole = whole
 				return res, nil
 			}

@@ -76,7 +76,7 @@ func addMappings(ctx context.Context, s *Session, ms ...vm.Mapping) (*addResult,
 	}
 	res := &addResult{added: ms, from: "what was added by hand", bits: 64}
 	if err == nil {
-		res.bits = m.AddressBits
+		res.bits, res.live, res.runner = m.AddressBits, m.Live, m.Runner
 	}
 	overlaps, err := s.Maps.Add(m, ms...)
 	if err != nil {
@@ -98,11 +98,17 @@ type addResult struct {
 	from  string       // where they are from
 	bits  int
 	notes []string
+
+	live   bool // of the debuggee's map
+	runner string
 }
 
 // Selected is the mappings that were added.
 func (r *addResult) Selected() *vm.Map {
-	return &vm.Map{Mappings: r.added, AddressBits: r.bits, From: vm.Origin{Source: r.added[0].Source, Place: r.from}}
+	return &vm.Map{
+		Mappings: r.added, AddressBits: r.bits, From: vm.Origin{Source: r.added[0].Source, Place: r.from},
+		Live: r.live, Runner: r.runner,
+	}
 }
 
 // WriteText is a line for each mapping.

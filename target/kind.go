@@ -51,6 +51,13 @@ type executable interface {
 	Executable() string
 }
 
+// mortal is a source that sees the end of a process, of which GDB hears only when it
+// next lets the process run.
+type mortal interface {
+	// Ended reports whether the process has no memory any more.
+	Ended() bool
+}
+
 // kind is all that there is to know of a Kind beside its source.
 type kind struct {
 	name    string // for people

@@ -23,24 +23,37 @@ func (n native) Map(ctx context.Context) (*vm.Map, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return &vm.Map{
+	m := &vm.Map{
 		Mappings: ms, AddressBits: n.v.addressBits(ctx),
 		From: vm.Origin{Source: vm.SourceProcfs, Place: path},
-	}, nil
+	}
+	sharer, err := n.sharer()
+	if err != nil {
+		return nil, err
+	}
+	if sharer != 0 {
+		m.Live, m.Runner = true, fmt.Sprintf("process %d (%s), which has the same memory, runs", sharer, proc.Name(sharer))
+	}
+	return m, nil
 }
 
 // Memory is read from the process itself.
-func (n native) Memory(context.Context) (vm.Memory, error) {
+func (n native) Memory(ctx context.Context) (vm.Memory, error) {
 	tid, err := proc.LiveThread(n.v.Inferior.PID)
 	if err != nil {
 		return nil, err
+	}
+	inserted := n.v.Inferior.Running
+	if !inserted {
+		if inserted, err = n.v.t.BreakpointsStay(ctx); err != nil {
+			return nil, err
+		}
 	}
 	mem, err := proc.OpenMemory(tid, proc.Options{})
 	if err != nil {
 		return nil, err
 	}
-	running, _ := n.v.t.Running()
-	return &processMemory{mem, running || n.v.Inferior.Breakpoints}, nil
+	return &processMemory{mem, inserted}, nil
 }
 
 // processMemory is the memory of a process as it is, GDB's breakpoints included
@@ -57,6 +70,22 @@ func (m *processMemory) Notes() []string {
 		notes = append(notes, "GDB keeps its breakpoints inserted now, so their instructions stand in the code that was read")
 	}
 	return notes
+}
+
+// sharer is another process that runs in the same memory, 0 for none.
+func (n native) sharer() (pid int, err error) {
+	tid, err := proc.LiveThread(n.v.Inferior.PID)
+	if err != nil {
+		return 0, err
+	}
+	return proc.Sharer(tid)
+}
+
+// Ended implements mortal: whoever kills a stopped process does not tell GDB, which
+// notices when it next lets it run.
+func (n native) Ended() bool {
+	_, err := proc.LiveThread(n.v.Inferior.PID)
+	return err != nil
 }
 
 // Executable implements executable.

@@ -25,6 +25,11 @@ func (n none) Memory(context.Context) (vm.Memory, error) {
 	return gdb.NewMemory(n.v.t.GDB, false), nil
 }
 
+// Notes says whose memory it is not.
+func (m fileMemory) Notes() []string {
+	return []string{"read from the program's file " + m.file.Name() + ", since there is no process"}
+}
+
 // fileMemory is the memory of a program that does not run, as its file has it.
 type fileMemory struct {
 	vm.Reader

@@ -31,10 +31,17 @@ func TestMachine(t *testing.T) {
 	if st, err := d.Status(d.ctx); err != nil || st.MapFrom != "info mtree of QEMU's monitor" {
 		t.Errorf("%+v, %v", st, err)
 	}
+	// What was explored is a part of this map, too.
+	if _, _, err := d.Explore(d.ctx, 0x7000, 0x1000); err != nil {
+		t.Error(err)
+	}
+	if m, err := d.PageTables(d.ctx, TableOptions{PTE: true}); err != nil || !slices.ContainsFunc(m.Mappings, func(m vm.Mapping) bool { return m.Source == vm.SourceExplored && m.Start == 0x7000 }) {
+		t.Errorf("%+v, %v", m, err)
+	}
 	// A setting is looked at once a view.
 	wish = qemusys.None
 	d.Changed()
-	if m, err := d.Map(d.ctx); err != nil || len(m.Mappings) != 0 || len(m.Unlisted()) != 1 {
+	if m, err := d.Map(d.ctx); err != nil || len(m.Mappings) != 1 || len(m.Unlisted()) != 1 { // what was explored
 		t.Errorf("%+v, %v", m, err)
 	}
 	wish = qemusys.Auto

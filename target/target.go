@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"dbgsh/pt"
@@ -185,7 +186,7 @@ func (t *Target) Status(ctx context.Context) (Status, error) {
 	if s.GDB, err = t.Version(ctx); err != nil {
 		return Status{}, err
 	}
-	s.Running, _ = t.Running()
+	s.Running = v.Inferior.Running && !v.Inferior.Stopped
 	if o, ok := v.source.(processOwner); ok {
 		s.PID = o.PID()
 	}
@@ -258,18 +259,25 @@ type pageTables interface {
 // PageTables is the map that the page tables of the selected CPU of a machine in
 // QEMU make. The error wraps ErrNoPageTables where the debuggee is no such machine.
 func (t *Target) PageTables(ctx context.Context, o qemusys.TableOptions) (*vm.Map, error) {
-	m, err := t.machine(ctx)
+	v, m, err := t.machine(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return m.PageTables(ctx, o)
+	tables, err := m.PageTables(ctx, o)
+	if err != nil || o.Root != nil {
+		return tables, err
+	}
+	explored, _ := t.kept.explored(v.key())
+	tables.Mappings = slices.Concat(tables.Mappings, explored)
+	vm.Sort(tables.Mappings)
+	return tables, nil
 }
 
 // PageWalk follows an address through the page tables of the selected CPU of a
 // machine in QEMU, or through those of another root, the address's own half's
 // on ARM. The error wraps ErrNoPageTables or pt.ErrPagingOff.
 func (t *Target) PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.Path, error) {
-	m, err := t.machine(ctx)
+	_, m, err := t.machine(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -279,7 +287,7 @@ func (t *Target) PageWalk(ctx context.Context, addr uint64, root *uint64) (*pt.P
 // Physical is the physical memory of the machine in QEMU; close it after use. The
 // error wraps ErrNoPageTables where the debuggee is no such machine.
 func (t *Target) Physical(ctx context.Context) (*qemusys.Physical, error) {
-	m, err := t.machine(ctx)
+	_, m, err := t.machine(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -300,20 +308,20 @@ func (t *Target) Evaluate(ctx context.Context, expr string) (value uint64, negat
 	return t.GDB.Evaluate(ctx, expr)
 }
 
-// machine is the source of a machine in QEMU. The error wraps ErrNoPageTables
-// where the debuggee is none.
-func (t *Target) machine(ctx context.Context) (pageTables, error) {
+// machine is the view of a machine in QEMU, and its source. The error wraps
+// ErrNoPageTables where the debuggee is none.
+func (t *Target) machine(ctx context.Context) (*View, pageTables, error) {
 	v, err := t.View(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	m, ok := v.source.(pageTables)
 	switch lost := t.Lost(); {
 	case ok:
 	case v.Kind == KindNone && lost != nil:
-		return nil, lost
+		return nil, nil, lost
 	default:
-		return nil, fmt.Errorf("the debuggee is %v: %w", v.Kind, ErrNoPageTables)
+		return nil, nil, fmt.Errorf("the debuggee is %v: %w", v.Kind, ErrNoPageTables)
 	}
-	return m, nil
+	return v, m, nil
 }

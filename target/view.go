@@ -47,6 +47,9 @@ func (v *View) Map(ctx context.Context) (*vm.Map, error) {
 	read, whole := v.read, v.whole
 	fresh := v.grown == grown
 	v.mu.Unlock()
+	if whole != nil && v.outlived() {
+		read, whole = nil, nil
+	}
 	if whole != nil && fresh {
 		return whole, nil
 	}
@@ -73,6 +76,13 @@ func (v *View) Map(ctx context.Context) (*vm.Map, error) {
 	return whole, nil
 }
 
+// outlived reports whether the map read before is of what is not there any more,
+// of which nobody told.
+func (v *View) outlived() bool {
+	m, ok := v.source.(mortal)
+	return ok && m.Ended()
+}
+
 // readMap is the source's map.
 func (v *View) readMap(ctx context.Context) (*vm.Map, error) {
 	m, err := v.source.Map(ctx)
@@ -80,7 +90,12 @@ func (v *View) readMap(ctx context.Context) (*vm.Map, error) {
 		return nil, err
 	}
 	m = m.Like(m.Mappings)
-	m.Live = m.Live || v.t.Live()
+	if v.Inferior.Running {
+		m.Live, m.Runner = true, ""
+		if v.Inferior.Stopped {
+			m.Runner = "some threads of the debuggee run"
+		}
+	}
 	return m, nil
 }
 
@@ -88,7 +103,7 @@ func (v *View) readMap(ctx context.Context) (*vm.Map, error) {
 // for a reason.
 func (v *View) onlyExplored(ctx context.Context, why error) *vm.Map {
 	return &vm.Map{
-		AddressBits: v.addressBits(ctx), Live: v.t.Live(),
+		AddressBits: v.addressBits(ctx), Live: v.Inferior.Running,
 		From:    vm.Origin{Source: vm.SourceExplored, Place: "what was found by reading"},
 		Partial: []vm.Lack{{Of: vm.LackMappings, Why: "only explored memory: " + why.Error()}},
 	}

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"dbgsh/internal/testkit"
 	"dbgsh/target/gdb"
+	"dbgsh/target/proc"
 	"dbgsh/vm"
 )
 
@@ -82,6 +85,11 @@ func TestViewMap(t *testing.T) {
 		t.Error(err)
 	}
 	rows(1, 6)
+	v.Kind = KindQEMUSystem // which others run, too
+	v.read, v.whole = nil, nil
+	rows(1, 7)
+	rows(1, 8)
+	v.Kind = KindNone
 	done, cancel := context.WithCancel(ctx)
 	cancel()
 	v.mapTurn <- struct{}{} // somebody reads the map
@@ -165,4 +173,32 @@ int main(int n, char **v) { write(1, "first\n", 6); char c; read(0, &c, 1); exec
 		t.Errorf("%+v, %v", st, err)
 	}
 	d.gdbLines("interrupt")
+}
+
+// TestKilledFromOutside: GDB is not told when somebody kills a stopped process.
+func TestKilledFromOutside(t *testing.T) {
+	d := start(t, testkit.BuildC(t, "tour"))
+	d.gdbLines("break checkpoint", "run")
+	if _, err := d.Map(d.ctx); err != nil {
+		t.Fatal(err)
+	}
+	v, err := d.View(d.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := v.Inferior.PID
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	testkit.WaitFor(t, "the end of its memory", func() bool {
+		text, err := os.ReadFile(proc.Path(pid, "maps"))
+		return err != nil || len(text) == 0
+	})
+	const want = "has exited"
+	if m, err := d.Map(d.ctx); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if st, err := d.Status(d.ctx); err != nil || st.Map != nil || !strings.Contains(st.MapFrom, want) {
+		t.Errorf("%+v, %v", st, err)
+	}
 }

@@ -81,7 +81,7 @@ static void pieces(void) {
 	fd = file(PAGE + 100);
 	needle(buf);
 	pwrite(fd, buf, 8, PAGE + 92);
-	fsync(fd);
+	fsync(fd); /* so that no page becomes clean while it is watched */
 	map("tail", 8 * PAGE, PROT_READ, MAP_PRIVATE, fd);
 	p = map("sharedtail", 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	sum += p[PAGE];

@@ -12,6 +12,10 @@ var ErrNoProcess = errors.New(`no process: start one with "run", or attach with 
 // exited, or replaced itself by execve(2).
 var ErrProcessGone = errors.New("the process exited")
 
+// ErrSwapped says that memory was not read because it is not in RAM: it is in
+// swap, or userfaultfd(2) has marked it. See Swapper.
+var ErrSwapped = errors.New("in swap")
+
 // ParseError says which line of a text could not be read as a mapping.
 type ParseError struct {
 	Line int    // counted from 1

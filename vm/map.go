@@ -18,9 +18,11 @@ type Map struct {
 	From Origin
 	// Partial is what the map is known not to tell, nil for a whole one.
 	Partial []Lack
-	// Live says that the debuggee ran while the map was read, so that it holds
-	// for that moment only.
+	// Live says that the map holds only for the moment in which it was read: the
+	// debuggee ran, or somebody else in its memory.
 	Live bool
+	// Runner says who ran, to begin a sentence with; "" is the debuggee.
+	Runner string
 	// Notes say what else is to be known of the map, one sentence each.
 	Notes []string
 	// Rules say what else decides about accesses, which is not in the
@@ -87,14 +89,22 @@ func (m *Map) About() []string {
 // each: that it may not hold any more, its notes, and what it lacks.
 func (m *Map) Caveats() []string {
 	var caveats []string
-	if m.Live {
-		caveats = append(caveats, "the debuggee runs, so that the map holds for one moment only")
+	if who := m.Runs(); who != "" {
+		caveats = append(caveats, who+", so that the map holds for one moment only")
 	}
 	caveats = append(caveats, m.Notes...)
 	for _, l := range m.Partial {
 		caveats = append(caveats, l.Why)
 	}
 	return caveats
+}
+
+// Runs says who runs in the memory of which this is the map, "" for nobody.
+func (m *Map) Runs() string {
+	if m.Live {
+		return cmp.Or(m.Runner, "the debuggee runs")
+	}
+	return ""
 }
 
 // Unlisted is why more may be mapped than the map lists, one sentence each; it is

@@ -44,10 +44,23 @@ func (o *Overlay) Map(ctx context.Context) (*Map, error) {
 		return base, nil
 	}
 	if o.whole == nil || o.base != base {
-		o.base, o.whole = base, base.Like(slices.Concat(base.Mappings, o.added))
-		Sort(o.whole.Mappings)
+		o.base, o.whole = base, o.over(base)
 	}
 	return o.whole, nil
+}
+
+// Over is a map with the added mappings merged in, be it another than the source's.
+func (o *Overlay) Over(m *Map) *Map {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.over(m)
+}
+
+// over is Over; o.mu is held.
+func (o *Overlay) over(m *Map) *Map {
+	whole := m.Like(slices.Concat(m.Mappings, o.added))
+	Sort(whole.Mappings)
+	return whole
 }
 
 // Overlap says that a mapping that was added lies over others.

@@ -29,6 +29,8 @@ type Extent struct {
 	Range
 	// Unreadable says that every read in the extent fails, as on guard pages.
 	Unreadable bool
+	// Swapped says that the extent is not in RAM, see ErrSwapped.
+	Swapped bool
 }
 
 // Sparse is a Reader that knows which parts of memory can hold anything but
@@ -49,6 +51,15 @@ type Sparse interface {
 // from addr to addr+len(p) are all in m.
 type MappingReader interface {
 	ReadMapping(ctx context.Context, m Mapping, p []byte, addr uint64) (n int, err error)
+}
+
+// Swapper is a Reader of memory of which a part may be in swap. Reading that part
+// brings it back into RAM, which takes it out of the debuggee's VmSwap.
+type Swapper interface {
+	// LeaveSwapped says whether ReadMapping leaves out what is in swap: it then
+	// fails there with an error that wraps ErrSwapped, an UnreadableError where it
+	// knows how far that goes. It is not called while anybody reads.
+	LeaveSwapped(leave bool)
 }
 
 // Prober is a Reader that says how many unreadable pages in a row are worth a

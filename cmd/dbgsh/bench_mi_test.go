@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"dbgsh/internal/testkit"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dbgsh/internal/testkit"
 )
 
 // BenchmarkCommands compares how long a line takes that GDB has nearly nothing to

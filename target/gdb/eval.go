@@ -95,7 +95,11 @@ func (g *GDB) evaluate(ctx context.Context, prefix, expr string) (value uint64, 
 	if len(texts) == 0 {
 		return 0, false, asValueError(expr, err)
 	}
-	typ := strings.TrimPrefix(strings.TrimSpace(texts[0]), "type = ")
+	// What GDB tells of a process that runs may stand before it.
+	_, typ, found := strings.Cut(strings.TrimSpace(texts[0]), "type = ")
+	if !found {
+		typ = strings.TrimSpace(texts[0])
+	}
 	first, _, _ := strings.Cut(typ, "\n")
 	notNumber := &ValueError{expr, ValueNoNumber, "is " + strings.TrimRight(first, " {") + ", no integer or pointer"}
 	switch {

@@ -212,6 +212,16 @@ func (g *GDB) Live() bool {
 	return g.running || g.partly
 }
 
+// allStopped says that no thread runs, be it that they have stopped one by one,
+// unless something has changed since.
+func (g *GDB) allStopped(stamp Stamp) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.Stamp() == stamp {
+		g.partly = false
+	}
+}
+
 // Running reports whether the debuggee runs; changed is closed when the answer
 // next changes.
 func (g *GDB) Running() (running bool, changed <-chan struct{}) {

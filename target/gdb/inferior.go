@@ -21,8 +21,9 @@ type Inferior struct {
 	// Thread is the system's id of the selected thread behind a stub, "" where
 	// GDB does not show it.
 	Thread string
-	// Breakpoints says that GDB leaves its breakpoints inserted at a stop.
-	Breakpoints bool
+	// Running and Stopped say that there are such threads; of a process that is
+	// stopped as a whole neither is set.
+	Running, Stopped bool
 }
 
 // Has reports whether the target stack holds a layer of that name.
@@ -36,16 +37,15 @@ func (g *GDB) Inferior(ctx context.Context) (Inferior, error) {
 	texts, err := g.QueryAll(ctx,
 		`with language c -- printf "%d", $_inferior`, // any language knows no more
 		"maint print target-stack",
-		"show breakpoint always-inserted",
 		"info connections",
 		"thread", // the last: it fails where the thread has exited
 	)
-	if err != nil && (len(texts) < 4 || !errors.As(err, new(*Error))) {
+	if err != nil && (len(texts) < 3 || !errors.As(err, new(*Error))) {
 		return Inferior{}, err
 	}
 	texts = append(texts, "")
 	var inf Inferior
-	if inf.ID, err = strconv.Atoi(texts[0]); err != nil {
+	if inf.ID, err = strconv.Atoi(lastLine(texts[0])); err != nil {
 		return Inferior{}, fmt.Errorf("GDB does not number the inferior: %q", texts[0])
 	}
 	for line := range strings.Lines(texts[1]) {
@@ -54,22 +54,43 @@ func (g *GDB) Inferior(ctx context.Context) (Inferior, error) {
 			inf.Stack = append(inf.Stack, name)
 		}
 	}
-	inf.Breakpoints = strings.Contains(texts[2], " is on")
-	if m := threadID.FindStringSubmatch(texts[4]); m != nil {
+	if m := threadID.FindStringSubmatch(texts[3]); m != nil {
 		inf.Thread = m[1]
 	}
-	groups, err := g.Send(ctx, "list-thread-groups")
+	var threads []string
+	stamp, live := g.Stamp(), g.Live()
+	if live {
+		threads = []string{"--recurse", "1"} // which costs a look at each
+	}
+	groups, err := g.Send(ctx, "list-thread-groups", threads...)
 	if err != nil {
 		return Inferior{}, err
 	}
+	running := false // in any inferior
 	for _, group := range groups.Tuples("groups") {
+		runs, stands := false, false
+		for _, thread := range group.Tuples("threads") {
+			runs = runs || thread.Str("state") == "running"
+			stands = stands || thread.Str("state") == "stopped"
+		}
+		running = running || runs
 		if group.Str("id") == "i"+strconv.Itoa(inf.ID) {
 			inf.Program = group.Str("executable")
 			inf.PID, _ = strconv.Atoi(group.Str("pid"))
+			inf.Running, inf.Stopped = runs, stands
 		}
 	}
-	inf.Conn = parseConnection(texts[3], g.PID())
+	if live && !running {
+		g.allStopped(stamp)
+	}
+	inf.Conn = parseConnection(texts[2], g.PID())
 	return inf, nil
+}
+
+// BreakpointsStay reports whether GDB leaves its breakpoints inserted at a stop.
+func (g *GDB) BreakpointsStay(ctx context.Context) (bool, error) {
+	text, err := g.Query(ctx, "show breakpoint always-inserted")
+	return strings.Contains(text, " is on"), err
 }
 
 // PID is the process id of the GDB that was started last, 0 for none.

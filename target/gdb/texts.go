@@ -198,6 +198,10 @@ func (g *GDB) Registers(ctx context.Context) ([]uint64, error) {
 	return values, nil
 }
 
+// lastLine is what GDB printed last without a newline. Before it may stand what GDB
+// told meanwhile, in lines: of a process that runs, or of an interrupt that came late.
+func lastLine(text string) string { return text[strings.LastIndexByte(text, '\n')+1:] }
+
 // Arch is the size of pointers in bytes and the byte order that GDB supposes.
 func (g *GDB) Arch(ctx context.Context) (ptr int, bigEndian bool, err error) {
 	// In a language without sizeof it is asked in C.
@@ -205,7 +209,7 @@ func (g *GDB) Arch(ctx context.Context) (ptr int, bigEndian bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	if ptr = 8; texts[0] == "4" {
+	if ptr = 8; lastLine(texts[0]) == "4" {
 		ptr = 4
 	}
 	return ptr, strings.Contains(texts[1], "big endian"), nil

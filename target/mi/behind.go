@@ -11,18 +11,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// behind is programs behind GDB's pipes ("target remote | gdbserver ..."), as
-// pidfds. GDB closes their pipe and then waits five seconds for the end of each
-// (gdb/ser-pipe.c, PIPE_CLOSE_TIMEOUT), longer than it is given here. Without GDB
-// nobody ends a gdbserver --multi, which (13) reads on behind the end of its input.
+// behind is programs of GDB's, as pidfds: above all those behind its pipes ("target
+// remote | gdbserver ..."). GDB closes their pipe and then waits five seconds for the
+// end of each (gdb/ser-pipe.c, PIPE_CLOSE_TIMEOUT), longer than it is given here.
+// Without GDB nobody ends a gdbserver --multi, which (13) reads on behind the end of
+// its input.
 type behind []int
 
 // findBehind finds the programs behind the pipes of a GDB: its children in
 // sessions of their own that nobody traces. An error is as good as none.
 func findBehind(gdb int) behind {
-	if gdb <= 0 {
-		return nil // the parent of init
-	}
+	return find(func(pid, parent, _, session int) bool {
+		if gdb <= 0 || parent != gdb || session != pid {
+			return false
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		return err == nil && bytes.Contains(status, []byte("\nTracerPid:\t0\n"))
+	})
+}
+
+// findHelpers finds what a GDB runs in its own process group and waits for: what
+// "shell", "make" and "pipe" start.
+func findHelpers(gdb int) behind {
+	return find(func(pid, _, group, _ int) bool { return gdb > 0 && group == gdb && pid != gdb })
+}
+
+// find finds processes by their own id, their parent's, their group's and their
+// session's.
+func find(is func(pid, parent, group, session int) bool) behind {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is well-formed
 	var found behind
 	for _, path := range stats {
@@ -34,11 +50,14 @@ func findBehind(gdb int) behind {
 		// state, the parent, the process group and the session.
 		f := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if err != nil || len(f) < 4 || string(f[1]) != strconv.Itoa(gdb) || string(f[3]) != strconv.Itoa(pid) {
+		if err != nil || len(f) < 4 {
 			continue
 		}
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil || !bytes.Contains(status, []byte("\nTracerPid:\t0\n")) {
+		var of [3]int // 0 where it is no number: of nobody's
+		for i := range of {
+			of[i], _ = strconv.Atoi(string(f[1+i]))
+		}
+		if !is(pid, of[0], of[1], of[2]) {
 			continue
 		}
 		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
@@ -55,9 +74,9 @@ func (b behind) signal(sig unix.Signal) {
 	}
 }
 
-// release asks all to end, and lets go of them.
-func (b behind) release() {
-	b.signal(unix.SIGTERM)
+// release sends a signal to all, and lets go of them.
+func (b behind) release(sig unix.Signal) {
+	b.signal(sig)
 	for _, fd := range b {
 		unix.Close(fd)
 	}

@@ -165,7 +165,7 @@ func (k *call) exchange(op string) (reply, error) {
 		case <-k.grace:
 			if !k.nudged {
 				k.nudged = true
-				go c.relay.nudge()
+				go c.nudge()
 				k.grace = time.After(c.cfg.Grace / 2)
 				continue
 			}

@@ -416,6 +416,18 @@ func (c *Client) Interrupt() error {
 	return nil
 }
 
+// nudge helps a GDB that does not answer an interrupt. What it runs for "shell" may
+// have missed the SIGINT: between fork(2) and execve(2) it has GDB's handler. GDB
+// itself gets no other one, which might cost it its connection.
+func (c *Client) nudge() {
+	select {
+	case <-c.started:
+		findHelpers(c.pid).release(unix.SIGINT)
+	default:
+	}
+	c.relay.nudge()
+}
+
 // Kill ends GDB at once, with SIGKILL: for a GDB that does not answer. Done is
 // closed soon after. What GDB started dies with it; a process that it attached
 // to may be left with breakpoints in its code.
@@ -565,7 +577,7 @@ func (c *Client) endOrphan() {
 		if pollEnd(c.pidfd, endGrace) {
 			return
 		}
-		c.behind().release() // GDB may wait for them
+		c.behind().release(unix.SIGTERM) // GDB may wait for them
 		_ = unix.PidfdSendSignal(c.pidfd, sig, nil, 0)
 	}
 }

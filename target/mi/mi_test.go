@@ -1159,3 +1159,23 @@ func BenchmarkStart(b *testing.B) {
 		_ = c.Close(context.Background())
 	}
 }
+
+// TestMissedInterrupt: what GDB runs for "shell" may miss the first SIGINT.
+func TestMissedInterrupt(t *testing.T) {
+	c := realGDB(t, Config{Grace: 8 * time.Second}) // the second one comes after half of it
+	out := &testkit.Buffer{}
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan error, 1)
+	file := filepath.Join(t.TempDir(), "ready")
+	go func() {
+		over <- c.Console(ctx, "shell trap 'trap - INT' INT; : >"+file+"; while :; do sleep 1000; done", out)
+	}()
+	testkit.WaitFor(t, "the shell", func() bool { _, err := os.Stat(file); return err == nil })
+	cancel()
+	if err := <-over; errors.Is(err, ErrUnresponsive) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if got := console(t, c, "printf \"ok\\n\""); got != "ok\n" {
+		t.Errorf("%q", got)
+	}
+}

@@ -147,8 +147,8 @@ func (r *relay) wait() string {
 			}
 		}
 		if len(r.force) > 0 && time.Now().After(r.due) {
-			findBehind(r.pid).release()      // GDB may wait for them
-			_ = unix.Kill(r.pid, r.force[0]) // an error means that it cannot be ended
+			findBehind(r.pid).release(unix.SIGTERM) // GDB may wait for them
+			_ = unix.Kill(r.pid, r.force[0])        // an error means that it cannot be ended
 			r.force = r.force[1:]
 			r.due = time.Now().Add(endGrace)
 		}

@@ -113,7 +113,7 @@ func socketOwner(inode uint64, prefix string) int {
 			continue
 		}
 		// A process may be gone by now.
-		if name, _ := os.ReadFile(Path(pid, "comm")); strings.HasPrefix(string(name), prefix) {
+		if strings.HasPrefix(Name(pid), prefix) {
 			likely = append(likely, pid)
 		} else {
 			others = append(others, pid)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"dbgsh/target/gdb"
 	"dbgsh/target/proc"
@@ -30,7 +31,9 @@ type Machine struct {
 	peer      Peer     // QEMU's process
 	why       string   // why the process's memory cannot be read, "" where it can
 
-	physMode atomic.Bool // the stub was left in physical mode when last asked
+	answer   time.Duration // what an answer of the stub's takes
+	noDump   atomic.Bool   // the monitor is not to print memory
+	physMode atomic.Bool   // the stub was left in physical mode when last asked
 
 	mu  sync.Mutex
 	lay *layout // as it was asked for last
@@ -88,11 +91,20 @@ func open(ctx context.Context, cfg *Config) (*Machine, error) {
 	if err != nil {
 		m.why = err.Error()
 	}
-	mode, err := m.g.Packet(ctx, "qqemu.PhyMemMode")
-	if err != nil {
-		return nil, err
+	for i := range 3 { // one may take long for other reasons
+		start := time.Now()
+		mode, err := m.g.Packet(ctx, "qqemu.PhyMemMode")
+		if err != nil {
+			return nil, err
+		}
+		m.physMode.Store(mode == "1")
+		if took := time.Since(start); i == 0 || took < m.answer {
+			m.answer = took
+		}
+		if m.answer < slowAnswer {
+			break
+		}
 	}
-	m.physMode.Store(mode == "1")
 	return m, m.layOut(ctx)
 }
 
@@ -101,6 +113,7 @@ func open(ctx context.Context, cfg *Config) (*Machine, error) {
 type layout struct {
 	views []FlatView   // nil where long output does not get through
 	maps  []vm.Mapping // of QEMU's process, sorted; nil where it is not seen
+	fixed string       // the machine's own RAM, by its name: nobody can unplug that
 
 	mu      sync.Mutex
 	hosts   map[blockKey]hostBlock // as asked for last
@@ -139,12 +152,19 @@ func (m *Machine) layOut(ctx context.Context) error {
 	if ask, err := m.mtreeFits(ctx); err != nil {
 		return err
 	} else if ask {
-		text, err := m.g.LongQuery(ctx, "monitor info mtree -f")
+		text, err := m.printed(ctx, "monitor info mtree -f")
 		if err != nil {
 			return err
 		}
 		if l.views, err = ParseMtree(text); err != nil {
 			return fmt.Errorf("info mtree -f: %w", err)
+		}
+	}
+	// What can be plugged in and out lies above.
+	for _, b := range l.view(cpuSpace(0)) {
+		if b.Kind == "ram" {
+			l.fixed = b.Name
+			break
 		}
 	}
 	m.mu.Lock()
@@ -243,10 +263,12 @@ type physView struct {
 	other  []vm.Range    // else: where that mode would see other memory
 	ask    asker
 	fresh  bool     // the layout was asked for in this look
+	trusts bool     // an answer of a look before counts until settled is called
 	shadow vm.Range // memory that a guest lays out otherwise at will
 
-	now sync.Mutex
-	has map[blockKey]hostBlock // what was asked for in this look
+	now     sync.Mutex
+	has     map[blockKey]hostBlock // what was asked for in this look
+	pending []chan error           // what is being asked, see host
 }
 
 // x86Shadow is where a PC's chip set maps ROM, RAM or devices as its guest
@@ -311,22 +333,75 @@ func blockAt(blocks []MemoryBlock, pa uint64) (b MemoryBlock, ok bool) {
 var errMoved = errors.New("the machine's memory is laid out otherwise by now")
 
 // host is where QEMU says that it has the block. The monitor is asked once a look
-// for each, when it is first needed: memory may have been unplugged, and other
-// memory plugged in. The error is errMoved where that shows.
+// for each but the machine's own RAM: memory may have been unplugged, and other
+// memory plugged in. Where settled is called in the end, what it answered in a look
+// before counts till then, and it is asked meanwhile. The error is errMoved where
+// the layout holds no more.
 func (v *physView) host(ctx context.Context, b MemoryBlock) (hostBlock, error) {
 	l, key := v.layout, blockKey{b.Start, b.Name}
 	v.now.Lock()
-	host, known := v.has[key]
-	v.now.Unlock()
-	if known {
+	defer v.now.Unlock()
+	if host, known := v.has[key]; known {
 		return host, nil
 	}
+	l.mu.Lock()
+	before, known := l.hosts[key]
+	l.mu.Unlock()
+	if known && b.Name == l.fixed && !v.shadow.Overlaps(b.Range) {
+		v.has[key] = before
+		return before, nil
+	}
+	if known && !v.fresh && v.trusts {
+		answer := make(chan error, 1)
+		v.pending = append(v.pending, answer)
+		go func() {
+			host, err := v.askHost(ctx, b)
+			if err == nil && host.addr != before.addr {
+				err = errMoved
+			}
+			answer <- err
+		}()
+		v.has[key] = before
+		return before, nil
+	}
+	host, err := v.askHost(ctx, b)
+	if err != nil {
+		return host, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !v.fresh && (known && before.addr != host.addr || host.addr == 0 || !host.held && l.maps != nil) {
+		return hostBlock{}, errMoved
+	}
+	l.hosts[key], v.has[key] = host, host
+	l.strange = l.strange || host.addr != 0 && !host.held
+	return host, nil
+}
+
+// settled waits for what is being asked, and is the error of the first that fails:
+// errMoved where what was read is of no use.
+func (v *physView) settled() error {
+	v.now.Lock()
+	pending := v.pending
+	v.pending = nil
+	v.now.Unlock()
+	var err error
+	for _, answer := range pending {
+		if e := <-answer; err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+// askHost asks the monitor where QEMU has the block; nowhere where it is no memory.
+func (v *physView) askHost(ctx context.Context, b MemoryBlock) (host hostBlock, err error) {
 	// The monitor answers for the system's view, which may not be the CPU's.
 	at := func(asked MemoryBlock) error {
 		text, err := v.ask(ctx, fmt.Sprintf("monitor gpa2hva %#x", asked.Start))
 		if name, addr, ok := HostAddress(text, asked.Start); err == nil && ok && (name == b.Name || b.Name == "") {
 			addr += b.Offset - asked.Offset
-			host = hostBlock{addr, l.holds(vm.Range{Start: addr, Size: b.Size})}
+			host = hostBlock{addr, v.holds(vm.Range{Start: addr, Size: b.Size})}
 		}
 		return err
 	}
@@ -334,22 +409,9 @@ func (v *physView) host(ctx context.Context, b MemoryBlock) (hostBlock, error) {
 		return host, err
 	}
 	if system, ok := elsewhere(v.plain, b); ok && host.addr == 0 {
-		if err := at(system); err != nil {
-			return host, err
-		}
+		err = at(system)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	before, known := l.hosts[key]
-	if !v.fresh && (known && before.addr != host.addr || host.addr == 0 || !host.held && l.maps != nil) {
-		return hostBlock{}, errMoved
-	}
-	l.hosts[key] = host
-	l.strange = l.strange || host.addr != 0 && !host.held
-	v.now.Lock()
-	defer v.now.Unlock()
-	v.has[key] = host
-	return host, nil
+	return host, err
 }
 
 // memory is for how many bytes from pa on there is memory without a gap, within
@@ -427,7 +489,9 @@ func (l *look) hostRAM() (*hostRAM, error) {
 	if err != nil {
 		return nil, asLost(err)
 	}
-	return &hostRAM{l.see(m.g.Query), mem, m}, nil
+	v := l.see(m.g.Query)
+	v.trusts = true
+	return &hostRAM{v, mem, m}, nil
 }
 
 // read reads from pa on, and makes no page of QEMU's process exist. n < len(p)

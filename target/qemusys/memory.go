@@ -85,7 +85,7 @@ func (m *physMemory) read(ctx context.Context, p []byte, where func(off uint64) 
 			return n, nil
 		}
 	}
-	err = m.look.inPhysicalMode(ctx, func(s *stubPhys) error {
+	err = m.look.throughStub(ctx, func(s *stubPhys) error {
 		var bad error
 		err := s.rounds(func(mem pt.Phys) error {
 			n, bad = 0, nil

@@ -1,8 +1,10 @@
 package qemusys
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -10,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -287,6 +290,164 @@ func TestPhysicalModeOnASlowLine(t *testing.T) {
 		t.Errorf("physical mode is %s", mode)
 	}
 	d.Lines("disconnect")
+}
+
+// farLine is a line to addr on which every byte is under way for a while, both
+// ways, and any number of them at once. It counts the packets that GDB sends.
+func farLine(t testing.TB, addr string, oneWay time.Duration) (at string, packets *atomic.Int64) {
+	t.Helper()
+	packets = new(atomic.Int64)
+	type piece struct {
+		b    []byte
+		when time.Time
+	}
+	return testkit.AcceptOne(t, func(from net.Conn) {
+		to, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
+		}
+		carry := func(from, to net.Conn, seen func([]byte)) {
+			line := make(chan piece, 1<<16)
+			go func() {
+				for p := range line {
+					time.Sleep(time.Until(p.when))
+					_, _ = to.Write(p.b) // the reader sees the end
+				}
+				to.Close()
+			}()
+			defer close(line)
+			for {
+				b := make([]byte, 1<<14)
+				n, err := from.Read(b)
+				if err != nil {
+					return
+				}
+				seen(b[:n])
+				line <- piece{b[:n], time.Now().Add(oneWay)}
+			}
+		}
+		go carry(to, from, func([]byte) {})
+		carry(from, to, func(b []byte) { packets.Add(int64(bytes.Count(b, []byte("$")))) })
+	}), packets
+}
+
+// On a slow line it is answers that take time: a map takes few of them.
+func TestSlowLine(t *testing.T) {
+	const tables = 64
+	m := &fakeImage{base: 0x100000}
+	m.put(0x100000, 0, 0x101000|xP|xW)
+	m.put(0x101000, 0, 0x102000|xP|xW)
+	var want []string
+	for i := range tables {
+		m.put(0x102000, i, uint64(0x200000+i*guestPage)|xP|xW)
+		m.put(0x200000+uint64(i*guestPage), 2*i, 0x5000|xP|xW)
+		want = append(want, fmt.Sprintf("%x-%x rwx kernel", i<<21+2*i<<12, i<<21+(2*i+1)<<12))
+	}
+	copy(m.b[0x300:], "<the needle>")
+	qemu := testkit.StartQEMU(t, "qemu-system-x86_64", "", "-cpu", "max", "-m", "16", "-S", "-device", m.file(t))
+	at, packets := farLine(t, qemu.Addr, 10*time.Millisecond)
+	wish := PageTables
+	d := connect(t, at, &wish)
+	d.fourLevels()
+	machine := d.machine()
+	if machine.answer < slowAnswer {
+		t.Errorf("an answer takes %v", machine.answer)
+	}
+	// How long the monitor takes here hangs on what else runs: it is to be used.
+	machine.answer = time.Hour
+	for range 2 {
+		before := packets.Load()
+		out, err := d.Map(d.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "rows", shown(out), want)
+		if n := packets.Load() - before; n > 25 { // 2 for each table else
+			t.Errorf("%d packets", n)
+		} else {
+			t.Logf("%d packets for %d tables", n, tables+3)
+		}
+	}
+	before := packets.Load()
+	p, err := d.Physical(d.Ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	part := vm.Mapping{Range: vm.Range{Start: 0x100000, Size: 1 << 18}}
+	if got, res := d.hitsOf(p, []vm.Mapping{part}, "<the needle>"); !slices.Equal(got, []uint64{0x100300}) {
+		t.Errorf("found at %x: %+v", got, res)
+	}
+	if n := packets.Load() - before; n > 40 { // 128 else, and those for the tables
+		t.Errorf("%d packets for 256 KiB", n)
+	}
+	if mode := d.physMode(); mode != "0" {
+		t.Errorf("physical mode is %s", mode)
+	}
+	// A line that is narrow as well: what the monitor prints takes longer than
+	// packets.
+	machine.answer = slowAnswer
+	s := newStubPhys(d.Ctx, machine)
+	l := &look{m: machine, c: &cpu{}}
+	s.physView, s.batch = l.see(d.Query), dumpAhead
+	s.m = &Machine{g: d.GDB.GDB} // answers take no time
+	if err := s.dumpAll([]uint64{0x100000}); !errors.Is(err, errNoDump) {
+		t.Errorf("a narrow line: %v", err)
+	}
+	d.Lines("kill")
+}
+
+// What the monitor prints gets through, however much that is.
+func TestDumpOverTCP(t *testing.T) {
+	d, _ := tablesAt(t, "")
+	d.throughStub(true)
+	d.machine().answer = time.Hour
+	m, err := d.Map(d.Ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "rows", shown(m), tableRows(t))
+	s := newStubPhys(d.Ctx, d.machine())
+	s.physView = (&look{m: d.machine(), c: &cpu{}}).see(d.Query)
+	for range 4 {
+		if err := s.dump(0x100000, dumpMost); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := make([]byte, dumpMost*guestPage)
+	copy(want, x86Tables().b)
+	for i := range dumpMost {
+		if got := s.pages[0x100000+uint64(i)*guestPage]; !bytes.Equal(got, want[i*guestPage:][:guestPage]) {
+			t.Errorf("page %d is not as it was loaded", i)
+		}
+	}
+	d.Lines("kill")
+}
+
+// TestParseDump: what is not of the form is told from memory.
+func TestParseDump(t *testing.T) {
+	const good = "0000000000001000: 0x0000000000102063 0xffffffffffffffff\r\n0000000000001010: 0x0000000000000001 0x0000000000000002\r\n"
+	if b, ok := parseDump(good, 0x1000); !ok || len(b) != 32 || b[0] != 0x63 || b[8] != 0xff || b[16] != 1 || b[24] != 2 {
+		t.Errorf("% x, %v", b, ok)
+	}
+	for _, bad := range []string{
+		"", "unknown command: 'xp'\n", "0000000000001008: 0x0000000000000001\n", good + "0000000000001030: 0x0000000000000001\n",
+		"0000000000001000: 0x00000001\n", "0000000000001000: Cannot access memory\n",
+	} {
+		if b, ok := parseDump(bad, 0x1000); ok {
+			t.Errorf("%q: % x", bad, b)
+		}
+	}
+}
+
+func FuzzParseDump(f *testing.F) {
+	f.Add("0000000000001000: 0x0000000000102063 0xffffffffffffffff\r\n", uint64(0x1000))
+	f.Add("ffffffffffffffff: 0x0000000000102063\n", ^uint64(0))
+	f.Fuzz(func(t *testing.T, text string, first uint64) {
+		if b, ok := parseDump(text, first); ok && (len(b) == 0 || len(b)%8 != 0 || len(b) > len(text)) {
+			t.Errorf("%d bytes of %d", len(b), len(text))
+		}
+	})
 }
 
 // A mode that somebody left on outlives his connection.

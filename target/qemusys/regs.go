@@ -97,20 +97,15 @@ func (s *Source) cpu(ctx context.Context, m *Machine, root *uint64) (*cpu, error
 	if err != nil {
 		return nil, err
 	}
-	v, err := m.registersOf(ctx, append(set.exprs, "$pc")...)
+	v, err := m.values(ctx, set)
 	if err != nil {
 		return nil, err
 	}
-	c.pc = v[len(v)-1]
-	if known && was != c.pc {
+	if c.pc = v[pcName]; known && was != c.pc {
 		c.notes = append(c.notes, "the CPU was not where GDB had it: the machine ran or was reset without GDB being told (QEMU's stub pauses a machine that runs when GDB asks)")
 	}
-	byName := map[string]uint64{}
-	for i, name := range set.names {
-		byName[name] = v[i]
-	}
 	var note string
-	if c.mmu, c.root, note, err = set.mmu(byName); err != nil {
+	if c.mmu, c.root, note, err = set.mmu(v); err != nil {
 		return nil, err
 	}
 	if note != "" {
@@ -122,46 +117,86 @@ func (s *Source) cpu(ctx context.Context, m *Machine, root *uint64) (*cpu, error
 	return c, nil
 }
 
-// registerSet is what of a CPU's registers decides about translation.
+// registerSet is what of a CPU's registers decides about translation, and its pc.
 type registerSet struct {
-	names, exprs []string
+	names, own []string // as the manual has them, and the stub
 	// mmu is the set-up that values of the registers stand for, and what the
 	// register of the (lower) root table holds, with a note where it is not the
 	// one that the CPU is in.
 	mmu func(v map[string]uint64) (m pt.MMU, root uint64, note string, err error)
 }
 
-// add adds a register by the name that the manual has, and GDB's expression.
-func (r *registerSet) add(name, expr string) {
-	r.names, r.exprs = append(r.names, name), append(r.exprs, expr)
+// pcName is the pc's name in every set.
+const pcName = "pc"
+
+// add adds registers that have one name.
+func (r *registerSet) add(names ...string) {
+	r.names, r.own = append(r.names, names...), append(r.own, names...)
+}
+
+// addAs adds a register by the manual's name and the stub's.
+func (r *registerSet) addAs(name, own string) {
+	r.names, r.own = append(r.names, name), append(r.own, own)
+}
+
+// values reads the registers of a set, as numbers, whatever GDB's language.
+func (m *Machine) values(ctx context.Context, set *registerSet) (map[string]uint64, error) {
+	args := []string{"x"}
+	numbers := map[string]string{} // the names, by GDB's numbers
+	for i, own := range set.own {
+		n := slices.Index(m.registers, own)
+		if n < 0 {
+			return nil, fmt.Errorf("the stub has not described the register %s", own)
+		}
+		number := strconv.Itoa(n)
+		args, numbers[number] = append(args, number), set.names[i]
+	}
+	res, err := m.g.Send(ctx, "data-list-register-values", args...)
+	if err != nil {
+		return nil, fmt.Errorf("read the registers %s: %w", strings.Join(set.own, " "), err)
+	}
+	v := map[string]uint64{}
+	for _, r := range res.Tuples("register-values") {
+		name := numbers[r.Str("number")]
+		n, ok := r.Uint("value")
+		if !ok {
+			return nil, fmt.Errorf("read the register %s: GDB says %q", name, r.Str("value"))
+		}
+		v[name] = n
+	}
+	if len(v) != len(set.names) {
+		return nil, fmt.Errorf("read the registers %s: GDB says %d of them", strings.Join(set.own, " "), len(v))
+	}
+	return v, nil
 }
 
 // set is the set for the machine's CPUs, as far as the stub has described it.
 func (m *Machine) set() (*registerSet, error) {
 	r := &registerSet{}
+	switch {
+	case m.arch != archX86:
+		r.add(pcName)
+	case m.wide:
+		r.addAs(pcName, "rip")
+	default:
+		r.addAs(pcName, "eip")
+	}
 	switch m.arch {
 	case archX86:
-		// GDB casts flag registers only to integers of their own size, which is
-		// that of a long.
-		for _, n := range []string{"cr0", "cr3", "cr4", "efer"} {
-			r.add(n, "(unsigned long)$"+n)
-		}
+		r.add("cr0", "cr3", "cr4", "efer")
 		r.mmu = func(v map[string]uint64) (pt.MMU, uint64, string, error) {
 			return pt.X86{CR0: v["cr0"], CR3: v["cr3"], CR4: v["cr4"], EFER: v["efer"]}, v["cr3"], "", nil
 		}
 	case archARM64:
-		for _, n := range []string{"TTBR0_EL1", "TTBR1_EL1", "TCR_EL1"} {
-			r.add(n, "$"+n)
-		}
+		r.add("TTBR0_EL1", "TTBR1_EL1", "TCR_EL1", "cpsr")
 		if m.has("SCTLR") { // in QEMU 7.2 as on ARMv7
-			r.add("SCTLR_EL1", "$SCTLR")
+			r.addAs("SCTLR_EL1", "SCTLR")
 		} else {
-			r.add("SCTLR_EL1", "$SCTLR_EL1")
+			r.add("SCTLR_EL1")
 		}
-		r.add("cpsr", "$cpsr")
 		for _, n := range []string{"ID_AA64MMFR0_EL1", "HCR_EL2", "TTBR0_EL2", "TTBR1_EL2", "TCR_EL2", "SCTLR_EL2", "SCTLR_EL3", "SCR_EL3"} {
 			if m.has(n) {
-				r.add(n, "$"+n)
+				r.add(n)
 			}
 		}
 		r.mmu = func(v map[string]uint64) (pt.MMU, uint64, string, error) {
@@ -169,11 +204,11 @@ func (m *Machine) set() (*registerSet, error) {
 			return a, a.TTBR0, note, err
 		}
 	case archARM32:
-		r.add("cpsr", "$cpsr")
+		r.add("cpsr")
 		for _, n := range []string{"TTBCR", "SCTLR", "DACR", "TTBR0_EL1", "TTBR1_EL1", "TTBR0", "TTBR1", "ID_MMFR0", "SCR", "HCR", "SCTLR_EL2"} {
 			for _, name := range []string{n, n + secureBank} {
 				if m.has(name) {
-					r.add(name, "$"+name)
+					r.add(name)
 				}
 			}
 		}
@@ -184,10 +219,9 @@ func (m *Machine) set() (*registerSet, error) {
 	case archFlat:
 		r.mmu = func(map[string]uint64) (pt.MMU, uint64, string, error) { return pt.Flat{Why: m.flat}, 0, "", nil }
 	case archRISCV:
-		r.add("satp", "$satp")
-		r.add("priv", "$priv")
+		r.add("satp", "priv")
 		if m.has("menvcfg") {
-			r.add("menvcfg", "$menvcfg")
+			r.add("menvcfg")
 		}
 		r.mmu = func(v map[string]uint64) (_ pt.MMU, root uint64, note string, err error) {
 			c := pt.RISCV{SATP: v["satp"], XLEN: 32}

@@ -26,13 +26,13 @@ var smmFlag = regexp.MustCompile(`\bSMM=([01])\b`)
 // suspect or what was met gives a reason to. From then on the look is that of the
 // mode; entered says that this begins now.
 func (l *look) inSMM(ctx context.Context, suspect bool) (entered bool, err error) {
-	if l.smm || l.m.arch != archX86 || !suspect && !l.special.Load() {
+	if l.askedSMM || l.m.arch != archX86 || !suspect && !l.special.Load() {
 		return false, nil
 	}
 	if lay := l.m.layout(); lay.views != nil && lay.otherInSMM(l.c.index) == nil {
 		return false, nil // the machine has no such mode, or nothing to see in it
 	}
-	l.smm = true
+	l.askedSMM = true
 	text, err := l.m.monitorOf(ctx, l.c.number, "info registers")
 	if err != nil {
 		return false, err

@@ -40,9 +40,8 @@ type Config struct {
 
 // Source is a machine in QEMU as its selected CPU sees it. Others may run, stop,
 // reset or load it at any time without GDB being told, so that each look at it
-// begins with the CPU's registers, and nothing is kept for the next one but what
-// that can tell to be of no use any more. Its methods may be called from several
-// goroutines.
+// begins with the CPU's registers, and what is known of its memory from a look
+// before is checked. Its methods may be called from several goroutines.
 //
 // QEMU's stub pauses a machine that runs as soon as it is asked for anything
 // (gdbstub.c, gdb_read_byte), its run state included: there is no looking at one
@@ -54,11 +53,11 @@ func New(cfg Config) *Source { return &Source{cfg} }
 
 // look is one look at the machine.
 type look struct {
-	m       *Machine
-	c       *cpu
-	fresh   bool        // the layout was asked for in this look
-	smm     bool        // whether the CPU is in system management mode has been asked
-	special atomic.Bool // memory was met that a CPU sees otherwise in that mode
+	m        *Machine
+	c        *cpu
+	fresh    bool        // the layout was asked for in this look
+	askedSMM bool        // whether the CPU is in system management mode
+	special  atomic.Bool // memory was met that a CPU sees otherwise in that mode
 }
 
 // look begins a look, at the tables of another root where root is not nil; anew
@@ -200,7 +199,9 @@ func (l *look) until(ctx context.Context, f func(pt.Phys) (whole bool, err error
 			return err
 		})
 		off := errors.Is(err, pt.ErrPagingOff)
-		if err != nil && !off {
+		if errors.Is(err, errMoved) && !l.fresh {
+			whole, err = false, nil
+		} else if err != nil && !off {
 			return err
 		}
 		if managed, err := l.inSMM(ctx, !whole); err != nil {
@@ -248,7 +249,11 @@ func asLost(err error) error {
 func (l *look) withPhys(ctx context.Context, f func(pt.Phys) error) error {
 	ram, err := l.hostRAM()
 	if err == nil {
-		err = errors.Join(f(newRAMPhys(ctx, ram)), ram.Close())
+		err = f(newRAMPhys(ctx, ram))
+		if moved := ram.settled(); moved != nil {
+			err = moved
+		}
+		err = errors.Join(err, ram.Close())
 		if !ram.isStrange() {
 			return err
 		}
@@ -259,7 +264,7 @@ func (l *look) withPhys(ctx context.Context, f func(pt.Phys) error) error {
 	if final(ctx, err) {
 		return err
 	}
-	return l.inPhysicalMode(ctx, func(s *stubPhys) error { return s.rounds(f) })
+	return l.throughStub(ctx, func(s *stubPhys) error { return s.rounds(f) })
 }
 
 // PageWalk follows an address through the page tables of the selected CPU, or

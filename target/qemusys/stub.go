@@ -13,23 +13,31 @@ import (
 	"dbgsh/target/gdb"
 )
 
-// stubPhys reads physical memory through the stub, which is in physical mode.
-// It asks for nothing but memory: a device may take being read for an order,
-// and where there is nothing the stub answers zeros.
+// stubPhys reads physical memory by way of the stub: in its physical mode, or on a
+// slow line by QEMU's monitor. It asks for nothing but memory: a device may take
+// being read for an order, and where there is nothing the stub answers zeros.
 //
 // Pages are fetched many at a time, since an answer of GDB's costs more than
 // the bytes in it.
 type stubPhys struct {
 	*physView
 	m    *Machine
-	turn gdb.Turn
+	turn gdb.Turn // in physical mode
 	ctx  context.Context
 
+	// get fetches pages that are memory. The error is one after which nothing
+	// can be fetched any more.
+	get   func(pages []uint64) error
 	batch int // how many pages to fetch with the next command
 
 	pages   map[uint64][]byte // guestPage bytes each, by physical address
 	bad     map[uint64]error  // pages that cannot be read, and why
 	missing map[uint64]bool   // pages that were asked for and not fetched yet
+}
+
+// newStubPhys is one that is yet to be told how to get pages.
+func newStubPhys(ctx context.Context, m *Machine) *stubPhys {
+	return &stubPhys{m: m, ctx: ctx, batch: 1, pages: map[uint64][]byte{}, bad: map[uint64]error{}, missing: map[uint64]bool{}}
 }
 
 const (
@@ -50,6 +58,19 @@ const (
 // the connection.
 const stillPhysical = `the stub may still take addresses as physical ones: "maint packet Qqemu.PhyMemMode:0" ends that`
 
+// throughStub runs f on what is read by way of the stub.
+func (l *look) throughStub(ctx context.Context, f func(*stubPhys) error) error {
+	if l.m.answer >= slowAnswer && l.m.peer.Lines == anyLines && !l.m.noDump.Load() {
+		s := newStubPhys(ctx, l.m)
+		s.physView, s.get, s.batch = l.see(l.m.g.Query), s.dumpAll, 2*dumpAhead
+		if err := f(s); !errors.Is(err, errNoDump) {
+			return err
+		}
+		l.m.noDump.Store(true)
+	}
+	return l.inPhysicalMode(ctx, f)
+}
+
 // inPhysicalMode runs f while the stub takes addresses as physical ones
 // (QEMU's Qqemu.PhyMemMode). Nothing else talks to GDB meanwhile. The mode is
 // set back whatever happens; ctx ends f between two packets.
@@ -60,7 +81,8 @@ func (l *look) inPhysicalMode(ctx context.Context, f func(*stubPhys) error) (err
 		return err
 	}
 	defer turn.Release()
-	s := &stubPhys{m: m, turn: turn, ctx: ctx, batch: 1, pages: map[uint64][]byte{}, bad: map[uint64]error{}, missing: map[uint64]bool{}}
+	s := newStubPhys(ctx, m)
+	s.turn, s.get = turn, s.readAll
 	s.physView = l.see(func(_ context.Context, line string) (string, error) { return s.console(line) })
 	was, err := s.packet("qqemu.PhyMemMode")
 	if err != nil {
@@ -172,6 +194,11 @@ func (s *stubPhys) fetch() error {
 	}
 	clear(s.missing)
 	slices.Sort(pages)
+	return s.get(pages)
+}
+
+// readAll gets pages in physical mode.
+func (s *stubPhys) readAll(pages []uint64) error {
 	for len(pages) > 0 {
 		if s.ctx.Err() != nil {
 			return context.Cause(s.ctx)

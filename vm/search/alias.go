@@ -317,7 +317,7 @@ func (x *aliasScan) account(unread []Unread, all bool) {
 	for i := range x.segs {
 		seg := &x.segs[i]
 		if seg.Start > next {
-			x.mark(next, seg.Start-1, false)
+			x.mark(next, seg.Start-1, kindHole)
 		}
 		next = seg.Last() + 1
 		lo, hi := uint64(0), seg.Size
@@ -332,7 +332,7 @@ func (x *aliasScan) account(unread []Unread, all bool) {
 		}
 	}
 	if next != 0 {
-		x.mark(next, math.MaxUint64, false)
+		x.mark(next, math.MaxUint64, kindHole)
 	}
 }
 
@@ -347,20 +347,24 @@ func (x *aliasScan) markPart(seg *segment, lo, hi uint64, unread []Unread) {
 			break
 		}
 		if bad.Start > r.Start {
-			x.mark(r.Start+delta, bad.Start-1+delta, true)
+			x.mark(r.Start+delta, bad.Start-1+delta, kindData)
 		}
-		x.mark(bad.Start+delta, bad.Last()+delta, false)
+		k := kindHole
+		if unread[u].Swapped {
+			k = kindSwap
+		}
+		x.mark(bad.Start+delta, bad.Last()+delta, k)
 		if bad.Last() == r.Last() {
 			return
 		}
 		r = vm.Range{Start: bad.Last() + 1, Size: r.Last() - bad.Last()}
 	}
-	x.mark(r.Start+delta, r.Last()+delta, true)
+	x.mark(r.Start+delta, r.Last()+delta, kindData)
 }
 
 // mark adds what of the addresses first to last is in mappings to what was
-// searched, or to what could not be read. Calls go upwards.
-func (x *aliasScan) mark(first, last uint64, searched bool) {
+// searched, or to what was not read, as k says. Calls go upwards.
+func (x *aliasScan) mark(first, last uint64, k kind) {
 	if x.stopped {
 		if first >= x.stop {
 			return
@@ -374,10 +378,10 @@ func (x *aliasScan) mark(first, last uint64, searched bool) {
 	for i := x.marked; i < len(ps) && ps[i].Start <= last; i++ {
 		from := max(first, ps[i].Start)
 		size := min(last, ps[i].Last()) - from + 1
-		if searched {
-			x.searched(size, ps[i].mapping)
+		if k.hole() {
+			x.unread(vm.Range{Start: from, Size: size}, ps[i].mapping, k == kindSwap)
 		} else {
-			x.unread(vm.Range{Start: from, Size: size}, ps[i].mapping)
+			x.searched(size, ps[i].mapping)
 		}
 	}
 }

@@ -44,6 +44,12 @@ func (m *aliasMemory) Backing(_ context.Context, addr uint64) (at, n uint64, ok 
 	return m.behind.base + uint64(m.table[i]*testPage) + addr%testPage, n, true, nil
 }
 
+// LeaveSwapped implements vm.Swapper.
+func (m *aliasMemory) LeaveSwapped(leave bool) {
+	m.simMemory.LeaveSwapped(leave)
+	m.behind.LeaveSwapped(leave)
+}
+
 func (m *aliasMemory) Behind() vm.Reader {
 	return readerFunc(func(ctx context.Context, p []byte, addr uint64) (int, error) {
 		if addr-m.behind.base >= m.gone {
@@ -87,7 +93,10 @@ func drawAliased(t *rapid.T) *aliasMemory {
 		switch {
 		case page < 0:
 			m.pages[i] = pageHole
-		case m.behind.page(m.behind.base+uint64(page*testPage)) >= pageHole:
+		case m.behind.pages[page] == pageSwapped:
+			m.pages[i] = pageSwapped
+			copy(to, m.behind.data[page*testPage:])
+		case m.behind.pages[page] >= pageHole:
 			m.pages[i] = pageHole
 		default:
 			m.pages[i] = pageData
@@ -106,6 +115,7 @@ func TestScanAliasedAgainstOracle(t *testing.T) {
 			Align:     rapid.SampledFrom([]uint64{1, 1, 2, 3, 8, 48, 1 << 40}).Draw(t, "align"),
 			Limit:     rapid.SampledFrom([]uint64{0, 0, 1, 3, 20}).Draw(t, "limit"),
 			CountOnly: rapid.IntRange(0, 4).Draw(t, "countOnly") == 0,
+			Swapped:   rapid.IntRange(0, 3).Draw(t, "swapped") == 0,
 			Chunk:     rapid.IntRange(minChunk, 200).Draw(t, "chunk"),
 			Workers:   rapid.IntRange(1, 2).Draw(t, "workers"),
 			PageSize:  testPage,
@@ -120,6 +130,7 @@ func TestScanAliasedAgainstOracle(t *testing.T) {
 		want := m.oracle(o, n.match)
 		// By the segments, be there less to read by that or not.
 		completed := o
+		leaveSwapped(m, !o.Swapped)
 		if err := completed.complete(m); err != nil {
 			t.Fatal(err)
 		}

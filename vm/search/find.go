@@ -199,12 +199,8 @@ func (s *finderScan) read(run run, off uint64) error {
 		s.res.Hits.addPacked(h)
 	}
 	for _, u := range part.Unread {
-		m := mappings[u.Mapping]
-		if n := len(s.res.Unread); n > 0 && s.res.Unread[n-1].Mapping == m && s.res.Unread[n-1].Last()+1 == u.Start {
-			s.res.Unread[n-1].Size += u.Size
-		} else {
-			s.res.Unread = append(s.res.Unread, Unread{u.Range, m})
-		}
+		u.Mapping = mappings[u.Mapping]
+		s.res.Unread = appendUnread(s.res.Unread, u)
 	}
 	s.res.Count += part.Count
 	s.res.SearchedBytes += part.SearchedBytes

@@ -29,7 +29,7 @@ func (m *finderMemory) FindBytes(_ context.Context, r vm.Range, needle []byte, f
 	m.asks++
 	n := uint64(len(needle))
 	size := uint64(0)
-	for size < min(r.Size, m.step+n-1) && m.page(r.Start+size) != pageHole && m.page(r.Start+size) != pageGuard {
+	for size < min(r.Size, m.step+n-1) && m.page(r.Start+size) != pageHole && m.page(r.Start+size) != pageGuard && (m.page(r.Start+size) != pageSwapped || !m.leave) {
 		size++
 	}
 	last := size // of the places that can be told of

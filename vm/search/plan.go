@@ -17,7 +17,11 @@ const (
 	kindData kind = iota // to be read
 	kindZero             // reads as zeros
 	kindHole             // cannot be read
+	kindSwap             // is in swap, and is left there
 )
+
+// hole reports whether nothing of it is seen.
+func (k kind) hole() bool { return k >= kindHole }
 
 // piece is a range that is searched for one mapping.
 type piece struct {
@@ -102,12 +106,13 @@ type job struct {
 // addresses. Its memory is bounded by the extents that fit into a chunk. It is
 // not safe for concurrent use.
 type planner struct {
-	sparse vm.Sparse // nil where the reader is not
-	ms     []vm.Mapping
-	page   uint64
-	chunk  uint64
-	tail   uint64 // bytes to see after the last start
-	behind uint64 // bytes to see before the first start, 0 or 1
+	sparse  vm.Sparse // nil where the reader is not
+	swapped bool      // what is in swap is read
+	ms      []vm.Mapping
+	page    uint64
+	chunk   uint64
+	tail    uint64 // bytes to see after the last start
+	behind  uint64 // bytes to see before the first start, 0 or 1
 
 	pieces []piece
 	piece  int    // the next to be expanded into extents
@@ -119,6 +124,7 @@ type planner struct {
 	seq   uint64
 
 	skip    vm.Range // addresses known to be unreadable
+	skipped kind     // what they are, kindHole or kindSwap
 	into    []vm.Extent
 	reasons []string // why sparse could not tell
 	told    int      // how many of them went into a job
@@ -185,10 +191,10 @@ func (p *planner) next(ctx context.Context, j *job) (bool, error) {
 	addr := p.base + p.pos
 	lo, hi := p.interior(e)
 	switch {
-	case e.kind == kindHole:
-		j.kind, j.hi = kindHole, e.end()
+	case e.kind.hole():
+		j.kind, j.hi = e.kind, e.end()
 	case e.kind == kindData && p.skip.Contains(addr):
-		j.kind, j.hi = kindHole, p.pos+min(e.end()-p.pos, p.skip.Last()-addr+1)
+		j.kind, j.hi = p.skipped, p.pos+min(e.end()-p.pos, p.skip.Last()-addr+1)
 	case e.kind == kindZero && lo <= p.pos && p.pos < hi:
 		j.kind, j.hi = kindZero, hi
 	default:
@@ -217,7 +223,7 @@ func (p *planner) window(head int, j *job) {
 	j.hi = limit
 	for i := head; i < len(p.queue) && p.queue[i].off < limit; i++ {
 		e := p.queue[i]
-		if e.kind == kindHole {
+		if e.kind.hole() {
 			j.hi = e.off
 			break
 		}
@@ -227,7 +233,7 @@ func (p *planner) window(head int, j *job) {
 		}
 	}
 	from := p.pos
-	if p.behind > 0 && (p.queue[head].off < p.pos || head > 0 && p.queue[head-1].kind != kindHole) {
+	if p.behind > 0 && (p.queue[head].off < p.pos || head > 0 && !p.queue[head-1].kind.hole()) {
 		from--
 	}
 	to := j.hi + min(p.tail, p.end()-j.hi)
@@ -235,7 +241,7 @@ func (p *planner) window(head int, j *job) {
 		if e.end() <= from {
 			continue
 		}
-		if e.off >= to || e.kind == kindHole {
+		if e.off >= to || e.kind.hole() {
 			break
 		}
 		if e.off < j.hi && j.hi <= e.end() {
@@ -272,8 +278,11 @@ func (p *planner) expand(ctx context.Context) error {
 	for _, e := range p.into[:n] {
 		p.push(vm.Range{Start: rest.Start + done, Size: e.Start - rest.Start - done}, kindZero)
 		k := kindData
-		if e.Unreadable {
+		switch {
+		case e.Unreadable:
 			k = kindHole
+		case e.Swapped && !p.swapped:
+			k = kindSwap
 		}
 		p.push(e.Range, k)
 		done = e.Start - rest.Start + e.Size

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sort"
+	"time"
 
 	"dbgsh/vm"
 )
@@ -52,6 +53,7 @@ type RefineOptions struct {
 	Align   uint64 // only addresses that are multiples of it; 0 is any
 	Skip    uint64 // places less than this many bytes above a hit are passed over; 0 is none
 	Limit   uint64 // stop after so many hits; 0 is never
+	Swapped bool   // as in Options
 }
 
 // Refined is what a refinement found.
@@ -71,27 +73,48 @@ type Refined struct {
 // Refine looks again at the places where an earlier search had its hits, and
 // nowhere else. The mappings are sorted as in a Map; places that are in none of
 // them are not read. A match keeps the length it had where there is no matcher.
-// The reader is used as in Scan. The error is one of the options.
+// The reader is used as in Scan, and left behind as there. The error is one of
+// the options.
 func Refine(ctx context.Context, r vm.Reader, ms []vm.Mapping, s *Snapshot, o RefineOptions) (*Refined, error) {
 	if o.Matcher == nil && o.Change == AnyChange {
 		return nil, errors.New("refine: neither a value nor a change is asked for")
 	}
+	leaveSwapped(r, !o.Swapped)
+	done := make(chan *Refined, 1)
+	go func() { done <- refineAll(ctx, r, ms, s, o) }()
+	select {
+	case res := <-done:
+		return res, nil
+	case <-ctx.Done():
+	}
+	select {
+	case res := <-done:
+		return res, nil
+	case <-time.After(grace):
+		res := &Refined{Snapshot: s}
+		res.Partial = context.Cause(ctx)
+		return res, nil
+	}
+}
+
+func refineAll(ctx context.Context, r vm.Reader, ms []vm.Mapping, s *Snapshot, o RefineOptions) *Refined {
 	res := &Refined{}
 	w := newWindow(r, ms)
+	w.swapped = o.Swapped
 	undecided, rest := refine(ctx, w, s, o, res)
 	for _, reason := range w.reasons {
 		res.Notes = append(res.Notes, noteUntouched(reason))
 	}
 	if res.Partial != nil {
 		res.Snapshot = s
-		return res, nil
+		return res
 	}
 	for ; rest < s.Len(); rest++ {
 		undecided = append(undecided, rest)
 	}
 	res.Undecided = len(undecided)
 	res.Snapshot = s.after(&res.Hits, undecided)
-	return res, nil
+	return res
 }
 
 // after is the found hits and, of the snapshot, those that are undecided.
@@ -141,7 +164,8 @@ func refine(ctx context.Context, w *window, s *Snapshot, o RefineOptions, res *R
 		}
 		if now.unread {
 			undecided = append(undecided, i)
-			res.Unread = append(res.Unread, Unread{vm.Range{Start: h.Address, Size: min(uint64(h.Len)-1, w.ms[m].Last()-h.Address) + 1}, m})
+			whole := vm.Range{Start: h.Address, Size: min(uint64(h.Len)-1, w.ms[m].Last()-h.Address) + 1}
+			res.Unread = append(res.Unread, Unread{whole, m, errors.Is(w.why, vm.ErrSwapped)})
 			continue
 		}
 		if now.longer {
@@ -234,13 +258,15 @@ type window struct {
 	reader  vm.Reader
 	mapping vm.MappingReader // nil where the reader is not
 	sparse  vm.Sparse        // nil where the reader is not
+	swapped bool             // what is in swap is read
 	reasons []string         // why sparse could not tell
 	ms      []vm.Mapping
 	pieces  []piece
 	runs    []vm.Range // what may be read
 	start   uint64
 	buf     []byte
-	whole   bool // a read of buf was not cut short
+	whole   bool  // a read of buf was not cut short
+	why     error // why it was, where that is known
 }
 
 func newWindow(r vm.Reader, ms []vm.Mapping) *window {
@@ -288,7 +314,7 @@ func (w *window) at(ctx context.Context, addr uint64, n int) ([]byte, error) {
 		w.buf = make([]byte, size)
 	}
 	got, err := w.read(ctx, w.buf[:size], addr)
-	w.start, w.buf, w.whole = addr, w.buf[:got], got == size
+	w.start, w.buf, w.whole, w.why = addr, w.buf[:got], got == size, err
 	if err != nil && (ctx.Err() != nil || errors.Is(err, vm.ErrProcessGone)) {
 		return nil, err
 	}
@@ -335,8 +361,11 @@ func (w *window) readPiece(ctx context.Context, m vm.Mapping, b []byte, addr uin
 		for _, e := range into[:k] {
 			from := int(e.Start - addr)
 			clear(b[n:from])
-			if n = from; e.Unreadable {
+			switch n = from; {
+			case e.Unreadable:
 				return n, nil
+			case e.Swapped && !w.swapped:
+				return n, vm.ErrSwapped
 			}
 			got, err := w.readMemory(ctx, m, b[n:n+int(e.Size)], e.Start)
 			if n += got; got < int(e.Size) {

@@ -76,7 +76,7 @@ func newScan(ctx context.Context, r vm.Reader, ms []vm.Mapping, ps []piece, o Op
 	s.plan = planner{
 		ms: ms, page: o.PageSize, chunk: uint64(o.Chunk), behind: s.behind,
 		tail:   uint64(max(o.Matcher.Span(), PreviewSize)) - 1,
-		pieces: ps, into: make([]vm.Extent, populatedBatch),
+		pieces: ps, into: make([]vm.Extent, populatedBatch), swapped: o.Swapped,
 	}
 	s.plan.sparse, _ = r.(vm.Sparse)
 	for _, p := range ps {
@@ -149,11 +149,17 @@ func (s *scan) end(err error) {
 	s.turnOver.Broadcast()
 }
 
-// find is a match in a worker's buffer, or a hole.
+// find is a match in a worker's buffer.
 type find struct {
 	at, size int
 	sum      uint64 // sumOf a match that is to be kept
 	longer   uint64 // see Result, of the job up to here
+}
+
+// hole is a part of a worker's buffer that could not be read.
+type hole struct {
+	at, size int
+	kind     kind // kindHole or kindSwap
 }
 
 // worker does jobs. All it has is reused from job to job.
@@ -161,10 +167,11 @@ type worker struct {
 	*scan
 	job    job
 	buf    []byte   // the bytes of job.segs
-	holes  []find   // in buf, ascending: what could not be read
+	holes  []hole   // in buf, ascending
 	finds  []find   // in buf, ascending
 	longer uint64   // see Result, of the job
 	skip   vm.Range // addresses that the reader said cannot be read
+	why    kind     // what these are, kindHole or kindSwap
 }
 
 func (w *worker) run() {
@@ -236,9 +243,10 @@ func (w *worker) read() error {
 func (w *worker) readSegment(at, end int, base uint64, mapping int) error {
 	for at < end {
 		addr := base + uint64(at)
-		hole := vm.Range{Start: addr, Size: w.o.PageSize - addr%w.o.PageSize}
+		bad := vm.Range{Start: addr, Size: w.o.PageSize - addr%w.o.PageSize}
+		k := kindHole
 		if w.skip.Contains(addr) {
-			hole.Size = w.skip.Last() - addr + 1
+			k, bad.Size = w.why, w.skip.Last()-addr+1
 		} else {
 			n, err := w.readMemory(w.ms[mapping], w.buf[at:end], addr)
 			if at += max(0, min(n, end-at)); at == end {
@@ -251,18 +259,21 @@ func (w *worker) readSegment(at, end int, base uint64, mapping int) error {
 				return err
 			}
 			addr = base + uint64(at)
-			hole = vm.Range{Start: addr, Size: w.o.PageSize - addr%w.o.PageSize}
+			bad = vm.Range{Start: addr, Size: w.o.PageSize - addr%w.o.PageSize}
+			if errors.Is(err, vm.ErrSwapped) {
+				k = kindSwap
+			}
 			var u *vm.UnreadableError
 			if errors.As(err, &u) && u.Range.Valid() && u.Range.Contains(addr) {
-				w.skip = u.Range
-				hole.Size = u.Range.Last() - addr + 1
+				w.skip, w.why = u.Range, k
+				bad.Size = u.Range.Last() - addr + 1
 			}
 		}
-		size := int(min(uint64(end-at), hole.Size))
-		if n := len(w.holes); n > 0 && w.holes[n-1].at+w.holes[n-1].size == at {
+		size := int(min(uint64(end-at), bad.Size))
+		if n := len(w.holes); n > 0 && w.holes[n-1].kind == k && w.holes[n-1].at+w.holes[n-1].size == at {
 			w.holes[n-1].size += size
 		} else {
-			w.holes = append(w.holes, find{at: at, size: size})
+			w.holes = append(w.holes, hole{at, size, k})
 		}
 		at += size
 	}
@@ -290,17 +301,17 @@ func (w *worker) match(resume uint64) error {
 	}
 	start := 0
 	for i := 0; i <= len(w.holes); i++ {
-		hole := find{at: len(w.buf)}
+		end := hole{at: len(w.buf)}
 		if i < len(w.holes) {
-			hole = w.holes[i]
+			end = w.holes[i]
 		}
-		from, to := max(lo, start), min(hi, hole.at)
-		next, err := w.matchStretch(base, start, from, to, hole.at)
+		from, to := max(lo, start), min(hi, end.at)
+		next, err := w.matchStretch(base, start, from, to, end.at)
 		if err != nil || w.full(uint64(len(w.finds))) {
 			return err
 		}
 		lo = max(lo, next)
-		start = hole.at + hole.size
+		start = end.at + end.size
 	}
 	return nil
 }
@@ -384,7 +395,7 @@ func (w *worker) merge() error {
 	case kindZero:
 		hi, err = w.mergeZeros()
 		w.failing = 0
-	case kindHole:
+	default:
 		w.failing, w.longer = 0, 0
 	}
 	if err != nil {
@@ -428,15 +439,15 @@ func (w *worker) account(hi uint64) {
 		if at >= end {
 			continue
 		}
-		if e.kind == kindHole {
-			w.unread(vm.Range{Start: w.job.base + at, Size: end - at}, e.mapping)
+		if e.kind.hole() {
+			w.unread(vm.Range{Start: w.job.base + at, Size: end - at}, e.mapping, e.kind == kindSwap)
 			continue
 		}
 		for _, h := range holes {
 			from, to := max(at, first+uint64(h.at)), min(end, first+uint64(h.at+h.size))
 			if from < to {
 				w.searched(from-at, e.mapping)
-				w.unread(vm.Range{Start: w.job.base + from, Size: to - from}, e.mapping)
+				w.unread(vm.Range{Start: w.job.base + from, Size: to - from}, e.mapping, h.kind == kindSwap)
 				at = to
 			}
 		}
@@ -451,15 +462,20 @@ func (s *scan) searched(size uint64, mapping int) {
 	}
 }
 
-func (s *scan) unread(r vm.Range, mapping int) {
-	if n := len(s.result.Unread); n > 0 {
-		last := &s.result.Unread[n-1]
-		if last.Mapping == mapping && last.Last()+1 == r.Start {
-			last.Size += r.Size
-			return
+func (s *scan) unread(r vm.Range, mapping int, swapped bool) {
+	s.result.Unread = appendUnread(s.result.Unread, Unread{r, mapping, swapped})
+}
+
+// appendUnread adds what lies behind all of us, merged with the last one.
+func appendUnread(us []Unread, u Unread) []Unread {
+	if n := len(us); n > 0 {
+		last := &us[n-1]
+		if last.Mapping == u.Mapping && last.Swapped == u.Swapped && last.Last()+1 == u.Start {
+			last.Size += u.Size
+			return us
 		}
 	}
-	s.result.Unread = append(s.result.Unread, Unread{r, mapping})
+	return append(us, u)
 }
 
 // mergeFinds adds the hits of a job that was read, and returns the end of what
@@ -604,14 +620,15 @@ func (w *worker) mergeZeros() (hi uint64, err error) {
 func (w *worker) afterHoles() error {
 	if w.skip.Size > 0 {
 		w.planning.Lock()
-		w.plan.skip = w.skip
+		w.plan.skip, w.plan.skipped = w.skip, w.why
 		w.planning.Unlock()
 	}
 	first := w.job.segs[0].off
 	lo, hi := int(w.job.lo-first), int(w.job.hi-first)
 	trailing := 0
 	for _, h := range w.holes {
-		if h.at < hi && h.at+h.size >= hi {
+		// What is in swap is no failure: the next byte behind it may be read.
+		if h.at < hi && h.at+h.size >= hi && h.kind == kindHole {
 			trailing = hi - max(h.at, lo)
 		}
 	}
@@ -688,7 +705,7 @@ func (w *worker) giveUp(r vm.Range, stride uint64) {
 	}
 	w.failing = 0
 	w.planning.Lock()
-	w.plan.skip = r
+	w.plan.skip, w.plan.skipped = r, kindHole
 	w.planning.Unlock()
 	w.merging.Lock()
 	defer w.merging.Unlock()

@@ -58,6 +58,10 @@ type Options struct {
 	// page of up to 512 MiB.
 	Probes int
 
+	// Swapped reads what is in swap too. Else a reader that is a Swapper leaves
+	// it out, and Result.Unread says so.
+	Swapped bool
+
 	// Progress is told after every step how many bytes of how many are done.
 	// Calls do not overlap; it must return at once.
 	Progress func(done, total uint64)
@@ -96,7 +100,8 @@ type Result struct {
 // Unread is a range of one mapping that could not be read.
 type Unread struct {
 	vm.Range
-	Mapping int // index into the mappings that were searched
+	Mapping int  // index into the mappings that were searched
+	Swapped bool // it is in swap, and Options.Swapped was not set
 }
 
 // UnreadMapping says how much of a mapping could not be read.
@@ -107,11 +112,26 @@ type UnreadMapping struct {
 	Bytes   uint64 // how many bytes could not be read
 }
 
-// UnreadMappings sums up Unread by mapping. The mappings are those given to Scan.
+// SwappedBytes is how many bytes are in swap, and were left there.
+func (r *Result) SwappedBytes() uint64 {
+	sum := uint64(0)
+	for _, u := range r.Unread {
+		if u.Swapped {
+			sum += u.Size
+		}
+	}
+	return sum
+}
+
+// UnreadMappings sums up by mapping what could not be read: Unread but for what
+// was left in swap. The mappings are those given to Scan.
 func (r *Result) UnreadMappings(ms []vm.Mapping) []UnreadMapping {
 	var sums []UnreadMapping
 	at := map[int]int{}
 	for _, u := range r.Unread {
+		if u.Swapped {
+			continue
+		}
 		i, ok := at[u.Mapping]
 		if !ok {
 			i = len(sums)
@@ -136,7 +156,8 @@ func (r *Result) UnreadMappings(ms []vm.Mapping) []UnreadMapping {
 // matcher is one of NewBytes. The memory behind an Aliased one is searched once
 // for all addresses at which it stands, where that is less to read and neither
 // Skip nor SkipMatch is asked for; the answer is the same, but what was searched
-// before an early end is not the lowest addresses.
+// before an early end is not the lowest addresses. A Swapper is told what
+// Options.Swapped says.
 //
 // A cancelled context ends the search at once, even while the reader hangs,
 // with what was found so far; only invalid options make an error.
@@ -144,6 +165,7 @@ func Scan(ctx context.Context, r vm.Reader, ms []vm.Mapping, o Options) (*Result
 	if err := o.complete(r); err != nil {
 		return nil, err
 	}
+	leaveSwapped(r, !o.Swapped)
 	if f, ok := r.(vm.Finder); ok {
 		if exact, ok := o.Matcher.(bytesMatcher); ok {
 			return scanFinder(ctx, f, r, exact.needle, ms, o), nil
@@ -158,6 +180,13 @@ func Scan(ctx context.Context, r vm.Reader, ms []vm.Mapping, o Options) (*Result
 		}
 	}
 	return s.run(), nil
+}
+
+// leaveSwapped tells a Swapper whether to leave out what is in swap.
+func leaveSwapped(r vm.Reader, leave bool) {
+	if s, ok := r.(vm.Swapper); ok {
+		s.LeaveSwapped(leave)
+	}
 }
 
 // complete fills in defaults and refuses what is out of range.

@@ -30,7 +30,8 @@ type simMemory struct {
 	pages []simPage
 	ms    []vm.Mapping
 	t     interface{ Errorf(string, ...any) }
-	batch int // pages that Populated answers for at once
+	batch int  // pages that Populated answers for at once
+	leave bool // what LeaveSwapped was told
 }
 
 type simPage int
@@ -40,7 +41,11 @@ const (
 	pageEmpty         // reads as zeros, is not populated
 	pageHole
 	pageGuard // a hole that Populated tells
+	pageSwapped
 )
+
+// LeaveSwapped implements vm.Swapper.
+func (m *simMemory) LeaveSwapped(leave bool) { m.leave = leave }
 
 func (m *simMemory) page(addr uint64) simPage { return m.pages[(addr-m.base)/testPage] }
 
@@ -69,8 +74,14 @@ func (m *simMemory) ReadMemory(ctx context.Context, p []byte, addr uint64) (int,
 		if m.holder(at) < 0 {
 			m.t.Errorf("read of %#x, which is outside all mappings", at)
 		}
-		if k := m.page(at); k == pageHole || k == pageGuard {
+		switch k := m.page(at); {
+		case k == pageHole || k == pageGuard:
 			return i, errors.New("bad address")
+		case k == pageSwapped && m.leave && (at-m.base)%2 == 0:
+			return i, fmt.Errorf("byte %d: %w", i, vm.ErrSwapped)
+		case k == pageSwapped && m.leave:
+			rest := vm.Range{Start: at, Size: testPage - at%testPage}
+			return i, &vm.UnreadableError{Range: rest, Err: vm.ErrSwapped}
 		}
 		p[i] = m.data[at-m.base]
 	}
@@ -98,7 +109,7 @@ func (m sparseMemory) Populated(ctx context.Context, r vm.Range, into []vm.Exten
 			if n == min(len(into), m.batch) {
 				break
 			}
-			into[n] = vm.Extent{Range: vm.Range{Start: at, Size: size}, Unreadable: k == pageGuard}
+			into[n] = vm.Extent{Range: vm.Range{Start: at, Size: size}, Unreadable: k == pageGuard, Swapped: k == pageSwapped}
 			n++
 		}
 		known += size
@@ -119,8 +130,9 @@ func (m *simMemory) oracle(o Options, match func(s []byte, i int) int) *Result {
 			continue
 		}
 		addr := m.base + uint64(i)
-		if k := m.page(addr); k == pageHole || k == pageGuard {
-			r.Unread = append(r.Unread, Unread{vm.Range{Start: addr, Size: 1}, h})
+		swapped := m.page(addr) == pageSwapped && !o.Swapped
+		if k := m.page(addr); k == pageHole || k == pageGuard || swapped {
+			r.Unread = append(r.Unread, Unread{vm.Range{Start: addr, Size: 1}, h, swapped})
 			continue
 		}
 		r.SearchedBytes++
@@ -128,7 +140,7 @@ func (m *simMemory) oracle(o Options, match func(s []byte, i int) int) *Result {
 		if i < resume || addr%align != 0 {
 			continue
 		}
-		from, to := m.stretch(i)
+		from, to := m.stretch(i, o.Swapped)
 		n := match(m.data[from:to], i-from)
 		if n == 0 {
 			continue
@@ -152,10 +164,10 @@ func (m *simMemory) oracle(o Options, match func(s []byte, i int) int) *Result {
 
 // stretch is what can be read without a gap around byte i; it is empty where i
 // cannot be read.
-func (m *simMemory) stretch(i int) (from, to int) {
+func (m *simMemory) stretch(i int, swapped bool) (from, to int) {
 	readable := func(j int) bool {
 		at := m.base + uint64(j)
-		return j >= 0 && j < len(m.data) && m.holder(at) >= 0 && m.page(at) != pageHole && m.page(at) != pageGuard
+		return j >= 0 && j < len(m.data) && m.holder(at) >= 0 && m.page(at) != pageHole && m.page(at) != pageGuard && (m.page(at) != pageSwapped || swapped)
 	}
 	from, to = i, i
 	for readable(to) {
@@ -172,7 +184,7 @@ func bytewise(us []Unread) []Unread {
 	var all []Unread
 	for _, u := range us {
 		for i := range u.Size {
-			all = append(all, Unread{vm.Range{Start: u.Start + i, Size: 1}, u.Mapping})
+			all = append(all, Unread{vm.Range{Start: u.Start + i, Size: 1}, u.Mapping, u.Swapped})
 		}
 	}
 	return all
@@ -186,6 +198,7 @@ func drawMemory(t *rapid.T) *simMemory {
 	kinds := rapid.SampledFrom([][]simPage{
 		{pageData}, {pageData, pageEmpty}, {pageEmpty, pageEmpty, pageEmpty, pageData},
 		{pageData, pageHole, pageEmpty, pageEmpty, pageGuard}, {pageData, pageData, pageData, pageHole},
+		{pageData, pageSwapped, pageEmpty}, {pageSwapped, pageData, pageData, pageHole, pageGuard, pageSwapped},
 	}).Draw(t, "kinds")
 	alphabet := rapid.SampledFrom([][]byte{{0, 'a'}, {'a', 'A', 'b'}, {0, 0, 0, 'a', '\n', 0xff}}).Draw(t, "alphabet")
 	for i := 0; i < n; {
@@ -195,7 +208,7 @@ func drawMemory(t *rapid.T) *simMemory {
 				break
 			}
 			m.pages[i] = k
-			if k == pageData {
+			if k == pageData || k == pageSwapped {
 				for j := range testPage {
 					m.data[i*testPage+j] = rapid.SampledFrom(alphabet).Draw(t, "byte")
 				}
@@ -351,6 +364,7 @@ func TestScanAgainstOracle(t *testing.T) {
 			CountOnly: rapid.IntRange(0, 4).Draw(t, "countOnly") == 0,
 			Chunk:     rapid.IntRange(minChunk, 200).Draw(t, "chunk"),
 			PageSize:  testPage,
+			Swapped:   rapid.IntRange(0, 3).Draw(t, "swapped") == 0,
 		}
 		want := m.oracle(o, n.match)
 		for _, workers := range []int{1, 2, 3} {
@@ -421,7 +435,7 @@ func TestLongerAgainstOracle(t *testing.T) {
 		var least, most, hits uint64
 		resume := 0
 		for i := range m.data {
-			from, to := m.stretch(i)
+			from, to := m.stretch(i, o.Swapped)
 			if from == to || i < resume || (m.base+uint64(i))%o.Align != 0 {
 				continue
 			}
@@ -517,7 +531,7 @@ func compare(t *rapid.T, what string, got, want *Result) {
 			got.SearchedBytes, got.SearchedMappings, want.SearchedBytes, want.SearchedMappings)
 	}
 	for i := 1; i < len(got.Unread); i++ {
-		if a, b := got.Unread[i-1], got.Unread[i]; a.Mapping == b.Mapping && a.Last()+1 == b.Start {
+		if a, b := got.Unread[i-1], got.Unread[i]; a.Mapping == b.Mapping && a.Swapped == b.Swapped && a.Last()+1 == b.Start {
 			t.Fatalf("%s: unread ranges not merged: %v", what, got.Unread)
 		}
 	}
@@ -615,7 +629,7 @@ func TestScanHugeUnreadable(t *testing.T) {
 	if want := island.Size>>12 + 16; got.Count != want || got.SearchedBytes != want<<12 {
 		t.Errorf("%d hits in %d bytes, want %d", got.Count, got.SearchedBytes, want)
 	}
-	want := []Unread{{vm.Range{Start: 0, Size: island.Start}, 0}, {vm.Range{Start: island.Last() + 1, Size: size - 16<<12 - island.Last() - 1}, 0}}
+	want := []Unread{{vm.Range{Start: 0, Size: island.Start}, 0, false}, {vm.Range{Start: island.Last() + 1, Size: size - 16<<12 - island.Last() - 1}, 0, false}}
 	if d := cmp.Diff(want, got.Unread); d != "" {
 		t.Error(d)
 	}
@@ -648,7 +662,7 @@ func TestScanProber(t *testing.T) {
 	if calls > 256 {
 		t.Errorf("%d reads", calls)
 	}
-	if want := []Unread{{vm.Range{Start: 0x100000, Size: size}, 0}}; !slices.Equal(got.Unread, want) || len(got.Notes) == 0 {
+	if want := []Unread{{vm.Range{Start: 0x100000, Size: size}, 0, false}}; !slices.Equal(got.Unread, want) || len(got.Notes) == 0 {
 		t.Errorf("unread %v, notes %q", got.Unread, got.Notes)
 	}
 }
@@ -724,7 +738,7 @@ func TestScanUnreadableError(t *testing.T) {
 	if err != nil || got.Count != 2<<20>>8 || calls.Load() > 100 {
 		t.Errorf("%+v, %v with %d reads", got, err, calls.Load())
 	}
-	if d := cmp.Diff([]Unread{{hole, 0}}, got.Unread); d != "" || len(got.Notes) != 0 {
+	if d := cmp.Diff([]Unread{{hole, 0, false}}, got.Unread); d != "" || len(got.Notes) != 0 {
 		t.Error(d, got.Notes)
 	}
 }
@@ -792,17 +806,17 @@ func TestScanOptions(t *testing.T) {
 		{}, {Matcher: zeros, Workers: 17}, {Matcher: zeros, Workers: -1}, {Matcher: zeros, Chunk: 1},
 		{Matcher: zeros, PageSize: 3000}, {Matcher: zeros, MaxHits: -1}, {Matcher: zeros, Probes: -1},
 	} {
-		if _, err := Scan(t.Context(), unknown{}, nil, o); err == nil {
+		if _, err := Scan(t.Context(), unknown{&simMemory{}}, nil, o); err == nil {
 			t.Errorf("%+v: no error", o)
 		}
 	}
-	got, err := Scan(t.Context(), unknown{}, nil, Options{Matcher: zeros})
+	got, err := Scan(t.Context(), unknown{&simMemory{}}, nil, Options{Matcher: zeros})
 	if err != nil || got.Count != 0 || got.Partial != nil {
 		t.Errorf("no mappings: %+v, %v", got, err)
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	got, err = Scan(cancelled, unknown{}, []vm.Mapping{{Range: vm.Range{Start: 0, Size: 1}}}, Options{Matcher: zeros})
+	got, err = Scan(cancelled, unknown{&simMemory{}}, []vm.Mapping{{Range: vm.Range{Start: 0, Size: 1}}}, Options{Matcher: zeros})
 	if err != nil || !errors.Is(got.Partial, context.Canceled) {
 		t.Errorf("cancelled before: %+v, %v", got, err)
 	}
