@@ -2,7 +2,9 @@ package target
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dbgsh/internal/testkit"
+	"dbgsh/vm"
 )
 
 // mapper reads bytes, and for each maps a page and says so.
@@ -149,4 +152,42 @@ func threadState(text, thread string) string {
 		}
 	}
 	return ""
+}
+
+// TestBreakpointsStay is whether breakpoints stand in the code that is read, by the
+// bytes of /proc/PID/mem, as GDB is set in between.
+func TestBreakpointsStay(t *testing.T) {
+	d := start(t, testkit.BuildC(t, "tour"))
+	d.gdbLines("break checkpoint", "run")
+	at, _, err := d.Evaluate(d.ctx, "$pc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := os.Open(fmt.Sprintf("/proc/%d/mem", d.pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer code.Close()
+	read := func() byte {
+		var b [1]byte
+		if _, err := code.ReadAt(b[:], int64(at)); err != nil {
+			t.Fatal(err)
+		}
+		return b[0]
+	}
+	before := read()
+	for _, value := range []string{"off", "on", "on", "off"} {
+		d.gdbLines("set breakpoint always-inserted "+value, "stepi", "tbreak *$pc") // which has GDB look at its breakpoints
+		mem, err := d.Memory(d.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := slices.ContainsFunc(mem.(vm.Noter).Notes(), func(n string) bool { return strings.Contains(n, "keeps its breakpoints inserted") })
+		if inserted := read() != before; told != inserted || told != (value == "on") {
+			t.Errorf("%s: told %v, inserted %v", value, told, inserted)
+		}
+		if err := mem.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
