@@ -17,7 +17,7 @@ import (
 // do for: in a batch script of dbgsh, and over a bare pipe to a GDB/MI that is
 // given each command when the one before is answered. They take turns.
 func BenchmarkCommands(b *testing.B) {
-	const commands, rounds = 5000, 5
+	const commands, rounds = 1000, 25
 	x := newBench(b)
 	script := filepath.Join(x.dir, "prints")
 	text := "echo begin\\n\n" + strings.Repeat("print 1\n", commands) + "echo end\\n\n"
@@ -114,7 +114,7 @@ func (x *bench) batch(script string) time.Duration {
 // BenchmarkOutput compares how long 10,000 lines of one command take to come out
 // of GDB at a pipe and out of dbgsh, in turns.
 func BenchmarkOutput(b *testing.B) {
-	const lines, rounds = 10_000, 7
+	const lines, rounds = 10_000, 15
 	x := newBench(b)
 	need(b, "setsid")
 	script := filepath.Join(x.dir, "lines.gdb")
