@@ -6,9 +6,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,29 +23,31 @@ import (
 // made fit by the filter, to the library. When GDB is gone it answers for it,
 // until gdb-exit.
 type link struct {
-	c     *Client
-	pid   int // the relay's
-	pidfd int // the relay's
+	c   *Client
+	pid int // the relay's
 
-	commands *os.File           // what the library writes: the read end
-	records  *os.File           // what the library reads: the write end
-	gdb      *os.File           // GDB's input: the write end
-	pipes    [relayPipes][2]int // those that the relay opens too; they do not block here
-	events   *os.File           // an epoll(7) of what takeOutput waits for
+	commands *os.File             // what the library writes: the read end
+	records  *os.File             // what the library reads: the write end
+	pipes    [relayPipes]pipeEnds // those that the relay opens too
+	args     []string             // of the relay
+	errs     int                  // the read end of pipeErrors
+	buf      []byte               // of takeOutput; a pipe holds no more
 
-	// Of takeOutput alone.
-	buf   []byte // for read; a pipe holds no more
-	spare []byte // for filter.out
-	told  []byte // by the relay
+	passing sync.Mutex // held from a read of GDB's output until the library has it; guards what follows
+	spare   []byte     // for filter.out
+	errBuf  []byte
 
 	mu     sync.Mutex // never held during a write to a pipe; guards what follows
 	filter filter
 	latest time.Time // when the last command came
 	amount int       // bytes of GDB's output since then
+	reason string    // why GDB is gone, set when its output has the mark of its end
 
 	ended chan struct{} // closed when the library has been told that GDB is gone
 	work  sync.WaitGroup
 }
+
+type pipeEnds struct{ r, w *os.File }
 
 // The places of pipes in the relay's arguments.
 const (
@@ -65,26 +69,35 @@ const (
 
 // newLink makes the pipes.
 func newLink(c *Client) (*link, error) {
-	l := &link{c: c, pidfd: -1, ended: make(chan struct{})}
+	l := &link{c: c, args: []string{RelayArg}, ended: make(chan struct{}), errBuf: make([]byte, 4<<10)}
 	l.filter.nonce = newNonce()
 	l.filter.log = c.cfg.Log
 	for i := range l.pipes {
-		l.pipes[i] = [2]int{-1, -1}
-	}
-	for i := range l.pipes {
-		if err := unix.Pipe2(l.pipes[i][:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		// GDB's output is read by a thread that blocks: poll(2) and its like
+		// would have GDB wake the reader for every byte.
+		mode := unix.O_CLOEXEC
+		if i != pipeOutput {
+			mode |= unix.O_NONBLOCK
+		}
+		var fds [2]int
+		if err := unix.Pipe2(fds[:], mode); err != nil {
 			l.close()
 			return nil, fmt.Errorf("pipe: %w", err)
 		}
+		switch i {
+		case pipeErrors:
+			l.errs = fds[0]
+		case pipeOutput:
+			size, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETPIPE_SZ, 0)
+			if err != nil {
+				size = 64 << 10 // pipe(7)
+			}
+			l.buf = make([]byte, size)
+		}
+		l.pipes[i] = pipeEnds{os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe")}
+		// A pipe can be opened at either end by the name of any.
+		l.args = append(l.args, fdPath(os.Getpid(), fds[0]))
 	}
-	l.gdb = os.NewFile(uintptr(l.pipes[pipeInput][1]), "GDB's input")
-	l.pipes[pipeInput][1] = -1
-	size, err := unix.FcntlInt(uintptr(l.pipes[pipeOutput][0]), unix.F_GETPIPE_SZ, 0)
-	if err != nil {
-		l.close()
-		return nil, fmt.Errorf("pipe: %w", err)
-	}
-	l.buf = make([]byte, size)
 	return l, nil
 }
 
@@ -99,15 +112,8 @@ func newNonce() string {
 	return n.Add(n, low).String()
 }
 
-// arguments are the first of the relay's. Through /proc a pipe is opened at
-// either end by the name of any.
-func (l *link) arguments() []string {
-	args := []string{RelayArg}
-	for _, p := range l.pipes {
-		args = append(args, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p[0]))
-	}
-	return args
-}
+// fdPath is the name of a descriptor of a process.
+func fdPath(pid, fd int) string { return fmt.Sprintf("/proc/%d/fd/%d", pid, fd) }
 
 // open opens the relay's pipes to the library anew, through /proc, and starts
 // the work. If it fails, it ends the relay.
@@ -116,76 +122,19 @@ func (l *link) open(pid int) error {
 		return errors.New("relay: the library does not tell its process")
 	}
 	l.pid = pid
-	err := l.watch()
-	if err == nil {
-		l.commands, err = openPipeEnd(pid, 0, os.O_RDONLY)
-	}
-	if err == nil {
-		l.records, err = openPipeEnd(pid, 1, os.O_WRONLY)
+	var err error
+	if l.commands, err = os.OpenFile(fdPath(pid, 0), os.O_RDONLY, 0); err == nil {
+		l.records, err = os.OpenFile(fdPath(pid, 1), os.O_WRONLY, 0)
 	}
 	if err != nil {
 		l.kill()
 		l.close()
 		return fmt.Errorf("relay: %w", err)
 	}
-	l.work.Go(l.takeCommands)
-	l.work.Go(l.takeOutput)
-	return nil
-}
-
-// openPipeEnd opens the pipe behind a descriptor of another process.
-func openPipeEnd(pid, fd, flags int) (*os.File, error) {
-	return os.OpenFile(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), flags, 0)
-}
-
-// watch makes the epoll. GDB's output is reported once each time that it is armed.
-func (l *link) watch() error {
-	var err error
-	if l.pidfd, err = unix.PidfdOpen(l.pid, 0); err != nil {
-		return fmt.Errorf("pidfd: %w", err)
-	}
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("epoll: %w", err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil { // so that the file below waits as other files do
-		return errors.Join(fmt.Errorf("epoll: %w", err), unix.Close(fd))
-	}
-	l.events = os.NewFile(uintptr(fd), "epoll")
-	if err := l.events.SetReadDeadline(time.Time{}); err != nil { // says whether it does
-		return err
-	}
-	for _, fd := range []int{l.pidfd, l.pipes[pipeErrors][0], l.pipes[pipeTold][0]} {
-		if err := l.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN); err != nil {
-			return err
-		}
-	}
-	return l.control(unix.EPOLL_CTL_ADD, l.pipes[pipeOutput][0], unix.EPOLLIN|unix.EPOLLONESHOT)
-}
-
-// control changes what the epoll reports of a descriptor.
-func (l *link) control(op, fd int, events uint32) error {
-	conn, err := l.events.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("epoll: %w", err)
-	}
-	var ctlErr error
-	err = conn.Control(func(epoll uintptr) {
-		ctlErr = unix.EpollCtl(int(epoll), op, fd, &unix.EpollEvent{Fd: int32(fd), Events: events})
-	})
-	if err == nil {
-		err = ctlErr
-	}
-	if err != nil {
-		return fmt.Errorf("epoll: %w", err)
+	for _, f := range []func(){l.takeCommands, l.takeOutput, l.takeErrors, l.awaitRelay, l.listen} {
+		l.work.Go(f)
 	}
 	return nil
-}
-
-// arm has GDB's output reported, once.
-func (l *link) arm() {
-	// It was added in the same way.
-	_ = l.control(unix.EPOLL_CTL_MOD, l.pipes[pipeOutput][0], unix.EPOLLIN|unix.EPOLLONESHOT)
 }
 
 // kill ends the relay, which Exit of the library has not waited for yet.
@@ -195,18 +144,10 @@ func (l *link) kill() {
 
 // close closes what was opened for GDB and the relay.
 func (l *link) close() {
-	for _, f := range []*os.File{l.gdb, l.events} {
-		if f != nil {
-			f.Close()
-		}
-	}
-	fds := []int{l.pidfd}
 	for _, p := range l.pipes {
-		fds = append(fds, p[:]...)
-	}
-	for _, fd := range fds {
-		if fd >= 0 {
-			unix.Close(fd)
+		if p.r != nil {
+			p.r.Close()
+			p.w.Close()
 		}
 	}
 }
@@ -227,9 +168,11 @@ func (l *link) takeCommands() {
 		l.mu.Unlock()
 		if gone {
 			<-l.ended
+			l.passing.Lock()
 			l.pass()
+			l.passing.Unlock()
 		} else {
-			_, _ = l.gdb.Write(forGDB) // an error means that it is about to end
+			_, _ = l.pipes[pipeInput].w.Write(forGDB) // an error means that it is about to end
 		}
 		if exit {
 			return
@@ -242,78 +185,41 @@ func (l *link) nudge() {
 	l.mu.Lock()
 	lines := l.filter.nudge()
 	l.mu.Unlock()
-	_, _ = l.gdb.Write(lines) // an error means that it is about to end
+	_, _ = l.pipes[pipeInput].w.Write(lines) // an error means that it is about to end
 }
 
-// takeOutput hands GDB's output to the library, up to the end of GDB and of the
-// relay.
+// takeOutput hands GDB's output to the library, up to the mark of its end.
 func (l *link) takeOutput() {
-	for l.wait() {
-	}
-	// What GDB wrote last is still in the pipes. There is no end of file: a
-	// process that GDB started may hold them open for ever.
-	l.readOutput()
-	l.readErrors()
-	l.listen()
-	_, reason, _ := bytes.Cut(l.told, []byte("\n"))
-	orphan := len(reason) == 0
-	if orphan {
-		reason = []byte("its relay has ended")
-	}
-	l.mu.Lock()
-	l.filter.end(string(reason))
-	l.mu.Unlock()
-	l.pass()
-	close(l.ended)
-	l.close()
-	if orphan {
-		l.c.endOrphan()
-	}
-}
-
-// wait waits for the relay and GDB and takes what they have written. It returns
-// false when the relay has ended.
-func (l *link) wait() (more bool) {
-	var ready [4]unix.EpollEvent
-	n := 0
-	conn, err := l.events.SyscallConn()
-	if err == nil {
-		err = conn.Read(func(epoll uintptr) bool {
-			n, err = unix.EpollWait(int(epoll), ready[:], 0)
-			return n > 0
-		})
-	}
-	if err != nil {
-		return false // not before close
-	}
-	more = true
-	for _, e := range ready[:n] {
-		switch int(e.Fd) {
-		case l.pidfd:
-			more = false
-		case l.pipes[pipeTold][0]:
-			l.listen()
-		case l.pipes[pipeErrors][0]:
-			l.readErrors()
-		case l.pipes[pipeOutput][0]:
-			if l.readOutput() < len(l.buf) { // else the writer waits for us
-				time.Sleep(l.pause())
+	out := l.pipes[pipeOutput].r
+	for {
+		n, err := out.Read(l.buf)
+		data, reason := l.buf[:n], ""
+		l.mu.Lock()
+		if l.reason != "" {
+			before, _, found := bytes.Cut(data, l.mark())
+			if found {
+				data, reason = before, l.reason
 			}
-			l.arm()
+		}
+		l.mu.Unlock()
+		if err != nil {
+			reason = err.Error() // nobody else closes it
+		}
+		l.take(data)
+		if reason != "" {
+			l.end(reason)
+			return
+		}
+		if n < len(l.buf) { // else the writer waits for us
+			time.Sleep(l.pause())
 		}
 	}
-	return more
 }
 
-// listen takes what the relay tells.
-func (l *link) listen() {
-	before := bytes.IndexByte(l.told, '\n') >= 0
-	l.told = append(l.told, l.read(pipeTold)...)
-	line, _, now := bytes.Cut(l.told, []byte("\n"))
-	if pid, err := strconv.Atoi(string(line)); now && !before && err == nil && pid > 0 {
-		l.c.begun(pid)
-	}
-}
+// mark is what ends GDB's output. A process that GDB started may hold the pipe
+// open for ever, so that there is no other end. It comes at one go, as the buffer
+// is as large as the pipe.
+func (l *link) mark() []byte { return []byte("\x00" + l.filter.nonce + "\x00") }
 
 // pause returns how long GDB's output is left alone now.
 func (l *link) pause() time.Duration {
@@ -325,48 +231,50 @@ func (l *link) pause() time.Duration {
 	return min(time.Since(l.latest)/pausePart, maxPause)
 }
 
-// readOutput takes what there is of GDB's output, and returns its size. What GDB
-// wrote to its standard error before goes first, so that it belongs to the right
-// command.
-func (l *link) readOutput() int {
-	data := l.read(pipeOutput)
+// take hands a piece of GDB's output to the library. What GDB wrote to its
+// standard error before goes first, so that it belongs to the right command.
+func (l *link) take(data []byte) {
+	l.passing.Lock()
+	defer l.passing.Unlock()
 	// GDB writes byte by byte; look no more often than for every line.
 	if bytes.IndexByte(data, '\n') >= 0 {
-		data = bytes.Clone(data) // readErrors needs the buffer
-		l.readErrors()
+		l.readErrors(l.errs)
 	}
 	l.mu.Lock()
 	l.filter.write(data)
 	l.amount += len(data)
 	l.mu.Unlock()
 	l.pass()
-	return len(data)
 }
 
-// readErrors takes what there is of GDB's standard error.
-func (l *link) readErrors() {
-	data := l.read(pipeErrors)
-	if len(data) == 0 {
-		return
+// takeErrors hands GDB's standard error to the library, until it is closed.
+func (l *link) takeErrors() {
+	conn, err := l.pipes[pipeErrors].r.SyscallConn()
+	for err == nil {
+		err = conn.Read(func(fd uintptr) bool {
+			l.passing.Lock()
+			defer l.passing.Unlock()
+			return l.readErrors(int(fd))
+		})
+	}
+}
+
+// readErrors takes what there is of GDB's standard error, and reports whether
+// there was any.
+func (l *link) readErrors(fd int) bool {
+	n, _ := unix.Read(fd, l.errBuf)
+	if n <= 0 {
+		return false
 	}
 	l.mu.Lock()
-	l.filter.errors(data)
+	l.filter.errors(l.errBuf[:n])
 	l.mu.Unlock()
 	l.pass()
-}
-
-// read reads what is in a pipe, into a buffer that is used again.
-func (l *link) read(pipe int) []byte {
-	for {
-		n, err := unix.Read(l.pipes[pipe][0], l.buf)
-		if err != unix.EINTR {
-			return l.buf[:max(n, 0)]
-		}
-	}
+	return true
 }
 
 // pass writes what the filter has for the library. It blocks while the library
-// does not read. Only takeOutput calls it, and takeCommands after that has ended.
+// does not read.
 func (l *link) pass() {
 	l.mu.Lock()
 	out, exited := l.filter.out, l.filter.exited
@@ -382,4 +290,46 @@ func (l *link) pass() {
 	if exited {
 		l.records.Close()
 	}
+}
+
+// end tells the library that GDB is gone, and closes all that was for GDB.
+func (l *link) end(reason string) {
+	l.passing.Lock()
+	l.readErrors(l.errs)
+	l.mu.Lock()
+	l.filter.end(reason)
+	l.mu.Unlock()
+	l.pass()
+	l.close()
+	l.passing.Unlock()
+	close(l.ended)
+}
+
+// awaitRelay waits for the end of the relay. It leaves the rest to the library.
+func (l *link) awaitRelay() {
+	for {
+		if err := unix.Waitid(unix.P_PID, l.pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
+			break
+		}
+	}
+	l.pipes[pipeTold].w.Close() // which ends what listen reads
+}
+
+// listen takes what the relay tells, and at its end marks the end of GDB's output.
+func (l *link) listen() {
+	told := bufio.NewReader(l.pipes[pipeTold].r)
+	line, _ := told.ReadString('\n') // in vain when the relay is killed
+	if pid, err := strconv.Atoi(strings.TrimSuffix(line, "\n")); err == nil && pid > 0 {
+		l.c.begun(pid)
+	}
+	text, _ := io.ReadAll(told)
+	reason := string(text)
+	if reason == "" {
+		reason = "its relay has ended"
+		defer l.c.endOrphan()
+	}
+	l.mu.Lock()
+	l.reason = reason
+	l.mu.Unlock()
+	_, _ = l.pipes[pipeOutput].w.Write(l.mark()) // takeOutput reads to there
 }

@@ -189,7 +189,7 @@ func (c *Client) launch() error {
 	if err != nil {
 		return err
 	}
-	argv := append([]string{"/proc/self/exe"}, l.arguments()...)
+	argv := append([]string{"/proc/self/exe"}, l.args...)
 	argv = append(append(argv, c.cfg.Command...), "--interpreter=mi4")
 	lib, err := gdb.NewCmd(argv, c.record)
 	if err != nil {

@@ -180,7 +180,7 @@ func newLibrary(t testing.TB) *library {
 func (l *library) registered(t testing.TB) {
 	t.Helper()
 	pid := childPID(l.lib)
-	pipe, err := openPipeEnd(pid, 0, os.O_RDONLY|unix.O_NONBLOCK)
+	pipe, err := os.OpenFile(fdPath(pid, 0), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
